@@ -1,0 +1,150 @@
+"""Checks the arguments of the constructors, before anything is built."""
+
+import keras
+
+# How much smaller than the image the stem's output is.
+STEM_STRIDE = {"imagenet": 4, "cifar": 1}
+BLOCKS = ("basic", "bottleneck")
+_DEFAULT_SIZE = {"imagenet": 224, "cifar": 32}  # pixels
+
+
+def channels_last():
+    """Tells whether Keras is configured for channels in the last axis."""
+    return keras.config.image_data_format() == "channels_last"
+
+
+def require(condition, requirement, advice, **received):
+    """Raises a `ValueError` of one form unless the condition holds."""
+    if not condition:
+        ((name, value),) = received.items()
+        raise ValueError(f"{requirement}. Received: {name}={value!r}. {advice}")
+
+
+def check_structure(depths, groups, width_per_group, block, stem):
+    """Checks what makes the network; returns its stride, 32 for ImageNet's."""
+    require(
+        block in BLOCKS,
+        f"`block` must be one of {BLOCKS}",
+        "The paper's block is 'bottleneck'.",
+        block=block,
+    )
+    require(
+        stem in STEM_STRIDE,
+        f"`stem` must be one of {tuple(STEM_STRIDE)}",
+        "Images of about 32x32 pixels want 'cifar'.",
+        stem=stem,
+    )
+    require(
+        len(depths) > 0 and all(_positive(depth) for depth in depths),
+        "`depths` must be positive integers, one for each stage",
+        "ResNeXt-50 has (3, 4, 6, 3).",
+        depths=depths,
+    )
+    require(
+        _positive(groups),
+        "`groups` must be a positive integer",
+        "ResNeXt-50 32x4d has 32.",
+        groups=groups,
+    )
+    require(
+        _positive(width_per_group),
+        "`width_per_group` must be a positive integer",
+        "ResNeXt-50 32x4d has 4.",
+        width_per_group=width_per_group,
+    )
+    require(
+        block != "basic" or (groups, width_per_group) == (1, 64),
+        "The basic block takes groups=1 and width_per_group=64 only",
+        "Use block='bottleneck' for a grouped network.",
+        groups_and_width_per_group=(groups, width_per_group),
+    )
+    return STEM_STRIDE[stem] << (len(depths) - 1)
+
+
+def check_output_stride(output_stride, full, block, stem):
+    """Checks the ratio of the image's size to the last feature map's."""
+    allowed = (full,)
+    if block == "bottleneck":
+        allowed = tuple(s for s in (8, 16, 32) if STEM_STRIDE[stem] < s <= full)
+    require(
+        output_stride is None or output_stride in allowed,
+        f"`output_stride` must be one of {allowed}, or None",
+        "Strides beyond it become dilation, which the basic block lacks.",
+        output_stride=output_stride,
+    )
+
+
+def check_input_shape(input_shape, include_top, stem, least, weights):
+    """Returns the complete shape of one image; `least` is in pixels."""
+    last = channels_last()
+    if input_shape is None:
+        size = _DEFAULT_SIZE[stem] if include_top else None
+        input_shape = (size, size, 3) if last else (3, size, size)
+    layout = (
+        "(height, width, channels)" if last else "(channels, height, width)"
+    )
+    require(
+        len(input_shape) == 3,
+        f"`input_shape` must be {layout}",
+        "Leave out the batch; the sizes may be None.",
+        input_shape=input_shape,
+    )
+    *size, channels = input_shape if last else input_shape[::-1]
+    require(
+        _positive(channels),
+        "The number of channels must be a positive integer",
+        f"`input_shape` is {layout}.",
+        input_shape=input_shape,
+    )
+    require(
+        all(side is None or side >= least for side in size),
+        f"Images must be at least {least}x{least} pixels",
+        "Enlarge the images, or build a network of fewer stages.",
+        input_shape=input_shape,
+    )
+    require(
+        weights is None or channels == 3,
+        "Pretrained weights take images of 3 channels",
+        "Convert the images to RGB, or use weights=None.",
+        input_shape=input_shape,
+    )
+    return tuple(input_shape)
+
+
+def check_top(include_top, pooling, classes, classifier_activation, weights):
+    """Checks the arguments of the network's end against each other."""
+    require(
+        pooling in (None, "avg", "max"),
+        "`pooling` must be None, 'avg' or 'max'",
+        "It matters with include_top=False only.",
+        pooling=pooling,
+    )
+    if not include_top:
+        return
+    require(
+        _positive(classes),
+        "`classes` must be a positive integer",
+        "Use include_top=False for a network without classes.",
+        classes=classes,
+    )
+    if weights is None:
+        return
+    require(
+        keras.activations.get(classifier_activation)
+        in (keras.activations.softmax, keras.activations.linear),
+        "`classifier_activation` must be None or 'softmax' with pretrained "
+        "weights",
+        "Put another activation behind a model that returns logits.",
+        classifier_activation=classifier_activation,
+    )
+    known = getattr(weights, "classes", classes)
+    require(
+        classes == known,
+        f"`classes` must be {known}, as in the checkpoint",
+        "Use include_top=False and add a classifier of your own.",
+        classes=classes,
+    )
+
+
+def _positive(value):
+    return isinstance(value, int) and value > 0

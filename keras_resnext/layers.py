@@ -1,0 +1,147 @@
+"""The two layers that ResNeXt needs and Keras on TensorFlow does badly."""
+
+import functools
+
+import keras
+
+_PACKAGE = "keras_resnext"
+
+
+def _on_tensorflow():
+    return keras.backend.backend() == "tensorflow"
+
+
+@functools.cache
+def _trains_directly():
+    """Tells whether TensorFlow here has gradients of grouped convolutions.
+
+    It has them on GPUs and, through oneDNN, on CPUs. Where oneDNN is off
+    (`TF_ENABLE_ONEDNN_OPTS=0`, older CPUs, macOS) they raise; which of these
+    holds is told by no public function, so a tiny convolution is tried.
+    """
+    import tensorflow as tf
+
+    with tf.init_scope():  # at once, also while a graph is being traced
+        try:
+            tf.raw_ops.Conv2DBackpropFilter(
+                input=tf.ones((1, 3, 3, 4)),
+                filter_sizes=(3, 3, 2, 4),
+                out_backprop=tf.ones((1, 1, 1, 4)),
+                strides=(1, 1, 1, 1),
+                padding="VALID",
+            )
+        except tf.errors.OpError:
+            return False
+    return True
+
+
+def _on_cpu():
+    import tensorflow as tf
+
+    return not tf.config.list_physical_devices("GPU")
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class GroupedConv2D(keras.layers.Conv2D):
+    """A `keras.layers.Conv2D` whose groups are fast and export cleanly.
+
+    Arguments, weights, kernel layout `(height, width, channels // groups,
+    filters)` and results are those of `keras.layers.Conv2D`. The difference
+    is what runs on TensorFlow: Keras compiles every grouped convolution with
+    XLA, which makes the gradient of the kernel hundreds of times slower on a
+    CPU and the exported model fail where XLA is disabled, as in TF Serving.
+    Here TensorFlow's own operation runs or, where that one has no gradient,
+    one convolution per group. Other backends keep Keras's path.
+
+    On a CPU the layer also says `supports_jit = False`, so that
+    `compile(jit_compile="auto")` does not compile the whole train step with
+    XLA, which would bring the slow gradient back.
+
+    Input and output shapes: as `keras.layers.Conv2D`, 4D, either data format.
+
+    Raises:
+        ValueError: as `keras.layers.Conv2D`, for instance if `filters` or the
+            number of input channels is not a multiple of `groups`.
+    """
+
+    def __init__(self, *args, **kwargs):
+        """Takes the arguments of `keras.layers.Conv2D`."""
+        super().__init__(*args, **kwargs)
+        if _on_tensorflow() and self.groups > 1 and _on_cpu():
+            self.supports_jit = False
+
+    def convolution_op(self, inputs, kernel):
+        """Convolves `inputs` with `kernel` in `self.groups` groups."""
+        if not _on_tensorflow() or self.groups == 1:
+            return super().convolution_op(inputs, kernel)
+        if _trains_directly():
+            return self._direct(inputs, kernel)
+        return self._split(inputs, kernel)
+
+    def _direct(self, inputs, kernel):
+        import tensorflow as tf
+
+        channels_last = self.data_format == "channels_last"
+        return tf.nn.convolution(
+            inputs,
+            kernel,
+            strides=list(self.strides),
+            padding=self.padding.upper(),
+            data_format="NHWC" if channels_last else "NCHW",
+            dilations=list(self.dilation_rate),
+        )
+
+    def _split(self, inputs, kernel):
+        axis = -1 if self.data_format == "channels_last" else 1
+        inputs = keras.ops.split(inputs, self.groups, axis=axis)
+        kernels = keras.ops.split(kernel, self.groups, axis=-1)
+        outputs = map(super().convolution_op, inputs, kernels)
+        return keras.ops.concatenate(list(outputs), axis=axis)
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class BatchNormalization(keras.layers.BatchNormalization):
+    """A `keras.layers.BatchNormalization` that trains in one fused pass.
+
+    Arguments, weights and results are those of Keras's layer, save that the
+    moving variance follows the unbiased variance of the batch, as in PyTorch.
+    On TensorFlow the training step is one fused operation instead of a chain
+    of elementwise ones; inference and other backends keep Keras's path.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        """Normalises `inputs`, shape `(batch, ..., channels, ...)`."""
+        if not (training and self.trainable and self._fuses(inputs, mask)):
+            return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf
+
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma,
+            offset=self.beta,
+            mean=(),
+            variance=(),
+            epsilon=self.epsilon,
+            data_format="NHWC" if self.axis in (-1, 3) else "NCHW",
+        )
+        for moving, batch in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance),
+        ):
+            moving.assign(
+                moving * self.momentum + batch * (1.0 - self.momentum)
+            )
+        return outputs
+
+    def _fuses(self, inputs, mask):
+        return (
+            _on_tensorflow()
+            and len(inputs.shape) == 4
+            and self.axis in (-1, 1, 3)
+            and self.scale
+            and self.center
+            and mask is None
+            and not self.renorm
+            and not self.synchronized
+            and keras.backend.standardize_dtype(inputs.dtype) != "float64"
+        )

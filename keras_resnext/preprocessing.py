@@ -1,0 +1,324 @@
+"""Feeds the networks: pixels in, names out."""
+
+import csv
+import dataclasses
+import functools
+import io
+import os
+import pathlib
+import sys
+
+import keras
+import numpy as np
+from PIL import Image
+
+from keras_resnext import registry
+
+_CIFAR10 = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+_INTERPOLATIONS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def preprocess_input(x, data_format=None):
+    """Normalises images as all ImageNet checkpoints of this package expect.
+
+    Scales to 0..1, then subtracts ImageNet's mean and divides by its standard
+    deviation, channel by channel. Unlike `keras.applications`, never writes
+    to `x`, and takes integers.
+
+    Args:
+        x: RGB values in 0..255, `(batch, height, width, 3)` or `(height,
+            width, 3)`, or `(batch, 3, height, width)` or `(3, height, width)`
+            with `"channels_first"`: a NumPy array, a tensor of the backend, a
+            symbolic Keras tensor or, with any backend, a TensorFlow tensor as
+            in `tf.data`.
+        data_format: `"channels_last"`, `"channels_first"` or `None` for
+            Keras's setting.
+
+    Returns:
+        Values in about -2.2..2.7, of the shape and kind of `x`; of its dtype
+        if that is a floating one, else of `keras.config.floatx()`.
+
+    Raises:
+        ValueError: If `data_format` is unknown, or if `x` has no such shape.
+    """
+    if data_format is None:
+        data_format = keras.config.image_data_format()
+    if data_format not in ("channels_first", "channels_last"):
+        raise ValueError(
+            "`data_format` must be 'channels_last' or 'channels_first'. "
+            f"Received: data_format={data_format!r}. Leave it out for Keras's "
+            "own setting."
+        )
+    axis = -1 if data_format == "channels_last" else -3
+    # In tf.data, not even the rank has to be known.
+    if getattr(x.shape, "rank", 0) is not None:
+        shape = tuple(x.shape)
+        if len(shape) not in (3, 4) or shape[axis] not in (3, None):
+            raise ValueError(
+                "`x` must be RGB images, 3D or 4D with 3 channels. Received: "
+                f"x.shape={shape} with data_format={data_format!r}. Check the "
+                "order of the axes; repeat a grey channel three times."
+            )
+    return _normalise(x, registry.IMAGENET_MEAN, registry.IMAGENET_STD, axis)
+
+
+def _normalise(x, mean, std, axis=-1):
+    """Returns `(x / 255 - mean) / std`, with the channels on `axis`."""
+    if isinstance(x, np.ndarray):
+        cast = np.asarray
+    elif _is_tensorflow(x):
+        cast = sys.modules["tensorflow"].cast
+    else:
+        cast = keras.ops.cast
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        dtype = keras.config.floatx()
+    shape = (3,) if axis == -1 else (3, 1, 1)
+    mean, std = (cast(np.reshape(v, shape), dtype) for v in (mean, std))
+    return (cast(x, dtype) / 255.0 - mean) / std
+
+
+def _is_tensorflow(x):
+    """Tells whether `x` is a TensorFlow tensor, without importing it."""
+    tf = sys.modules.get("tensorflow")
+    return tf is not None and tf.is_tensor(x)
+
+
+def decode_predictions(preds, top=5):
+    """Names the most probable classes.
+
+    The class names are those of `keras.applications`; they are packaged, so
+    this works offline.
+
+    Args:
+        preds: Scores, `(batch, 1000)` for ImageNet's classes or `(batch, 10)`
+            for CIFAR-10's; an array or a tensor.
+        top: Number of classes to name, at least 1.
+
+    Returns:
+        A list for each image, of tuples `(id, name, score)`, best first and
+        of equal scores the lower class first. The id is ImageNet's WordNet
+        id, as `"n02124075"`, or as `"cifar10_3"`.
+
+    Raises:
+        ValueError: If `preds` has no such shape, or if `top` is below 1.
+    """
+    if top < 1:
+        raise ValueError(
+            "`top` must be at least 1. Received: "
+            f"top={top}. Leave it out for 5."
+        )
+    preds = _to_numpy(preds)
+    if preds.ndim != 2 or preds.shape[1] not in (1000, 10):
+        raise ValueError(
+            "`preds` must have the shape (batch, 1000) of ImageNet or "
+            f"(batch, 10) of CIFAR-10. Received: preds.shape={preds.shape}. "
+            "Use your own list of names for other classes."
+        )
+    names = _imagenet_classes()
+    if preds.shape[1] == 10:
+        names = [(f"cifar10_{i}", name) for i, name in enumerate(_CIFAR10)]
+    order = np.argsort(-preds.astype("float64"), axis=1, kind="stable")
+    return [
+        [(*names[i], scores[i]) for i in best]
+        for scores, best in zip(preds, order[:, :top], strict=True)
+    ]
+
+
+@functools.cache
+def _imagenet_classes():
+    """Returns the 1000 pairs of WordNet id and name, in the classes' order."""
+    path = pathlib.Path(__file__).with_name("imagenet_classes.csv")
+    with open(path, encoding="utf-8", newline="") as file:
+        return [(row["wnid"], row["name"]) for row in csv.DictReader(file)]
+
+
+def _to_numpy(x):
+    if isinstance(x, np.ndarray):
+        return x
+    if isinstance(x, list) or _is_tensorflow(x):
+        return np.asarray(x)
+    return keras.ops.convert_to_numpy(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalTransform:
+    """Turns a picture into the input with which a checkpoint was evaluated.
+
+    Attributes:
+        checkpoint: The `keras_resnext.registry.Checkpoint` whose `resize`,
+            `crop`, `interpolation`, `mean` and `std` are applied.
+    """
+
+    checkpoint: registry.Checkpoint
+
+    def __call__(self, image):
+        """Decodes, resizes, crops and normalises one picture.
+
+        Transparency and EXIF rotation are ignored, 16-bit grey values lose
+        their lower byte, and of an animation the first frame is taken.
+
+        Args:
+            image: One of: a path; `bytes` of an encoded picture in any of
+                Pillow's formats; a `PIL.Image.Image`; an array or tensor of
+                uint8 in 0..255, `(height, width, 3)` RGB, `(height, width)`
+                or `(height, width, 1)` grey, or `(height, width, 4)` RGBA; a
+                TensorFlow string, path or encoded picture. With TensorFlow
+                tensors it works inside `dataset.map(transform)`.
+
+        Returns:
+            float32, `(crop, crop, 3)`, normalised: a TensorFlow tensor of
+            this static shape for a TensorFlow tensor, else a NumPy array.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If it cannot be decoded, or if an array has another
+                shape or dtype. Inside `dataset.map`, both come out as
+                `tf.errors.OpError`.
+        """
+        if not _is_tensorflow(image):
+            return self._apply(image)
+        import tensorflow as tf
+
+        side = self.checkpoint.crop
+        # The same Pillow code: TensorFlow's own decoders and filters differ.
+        output = tf.numpy_function(
+            lambda value: self._apply(_from_tensorflow(value)),
+            [image],
+            tf.float32,
+        )
+        return tf.ensure_shape(output, (side, side, 3))
+
+    def _apply(self, image):
+        row = self.checkpoint
+        image = _open(image)
+        width, height = image.size
+        short = min(width, height)
+        image = image.resize(
+            (
+                int(row.resize * width / short),
+                int(row.resize * height / short),
+            ),
+            _INTERPOLATIONS[row.interpolation],
+        )
+        left, top = (_offset(length, row.crop) for length in image.size)
+        image = image.crop((left, top, left + row.crop, top + row.crop))
+        return _normalise(np.asarray(image, "float32"), row.mean, row.std)
+
+
+def eval_transform(checkpoint):
+    """Returns the preprocessing with which a checkpoint was evaluated.
+
+    Resizes the shorter side to `checkpoint.resize` pixels with Pillow's
+    antialiased filter, crops the centre (padding what is smaller with black)
+    and normalises, pixel by pixel as torchvision and timm do. The licence of
+    the weights plays no part here.
+
+        transform = eval_transform("resnext50_32x4d/imagenet1k_v2")
+        transform("cat.jpg")                                 # NumPy array
+        tf.data.Dataset.list_files("*.jpg").map(transform)   # tensors
+
+    Source: torchvision's `ImageClassification` preset and timm's
+    `transforms_imagenet_eval`, both with PIL images.
+
+    Args:
+        checkpoint: A `keras_resnext.registry.Checkpoint`, or its architecture
+            and tag as `"resnext50_32x4d/imagenet1k_v2"`; the architecture
+            alone stands for its `"imagenet"` checkpoint.
+
+    Returns:
+        An `EvalTransform`, which maps one picture to a float32 array `(crop,
+        crop, 3)`.
+
+    Raises:
+        ValueError: If there is no such checkpoint.
+    """
+    if not isinstance(checkpoint, registry.Checkpoint):
+        architecture, _, tag = checkpoint.partition("/")
+        checkpoint = registry.resolve(
+            architecture, tag or "imagenet", accept_noncommercial=True
+        )
+    return EvalTransform(checkpoint)
+
+
+def _offset(length, crop):
+    """Returns where a centred crop begins, below 0 if it needs padding.
+
+    Source: torchvision's `center_crop`: `round` goes to the even neighbour,
+    while of an odd number of black pixels the greater part comes last.
+    """
+    if length >= crop:
+        return round((length - crop) / 2)
+    return -((crop - length) // 2)
+
+
+def _from_tensorflow(value):
+    """Returns the string that TensorFlow gives as bytes, if it is a path.
+
+    No path has a zero byte; the headers of JPEG, PNG, GIF and TIFF all do.
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()  # what an eager call gives
+    if isinstance(value, bytes) and value and b"\0" not in value:
+        return os.fsdecode(value)
+    return value
+
+
+def _open(image):
+    """Returns a path's, bytes', array's or picture's `PIL.Image` in RGB."""
+    if isinstance(image, bytes):
+        return _decode(image, f"{len(image)} bytes")
+    if isinstance(image, (str, os.PathLike)):
+        return _decode(pathlib.Path(image).read_bytes(), repr(str(image)))
+    if isinstance(image, Image.Image):
+        return _to_rgb(image)
+    image = _to_numpy(image)
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    colour = image.ndim == 3 and image.shape[2] in (3, 4)
+    shaped = image.size and (colour or image.ndim == 2)
+    if image.dtype != "uint8" or not shaped:
+        raise ValueError(
+            "`image` must be uint8 of the shape (height, width, 3), (height, "
+            "width) or (height, width, 4). Received: "
+            f"image.shape={image.shape}, image.dtype={image.dtype}. Pass one "
+            "picture, channels last, with values in 0..255."
+        )
+    return _to_rgb(Image.fromarray(image))
+
+
+def _decode(data, name):
+    try:
+        return _to_rgb(Image.open(io.BytesIO(data)))
+    except Exception as error:  # Pillow raises a dozen different ones.
+        raise ValueError(
+            "A picture that Pillow can decode is required. Received: "
+            f"image={name} ({error}). Replace or remove it."
+        ) from error
+
+
+def _to_rgb(image):
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips 16 bits at 255 instead of scaling.
+        values = np.clip(np.asarray(image) >> 8, 0, 255)
+        image = Image.fromarray(values.astype("uint8"))
+    elif image.mode == "F":
+        raise ValueError("its values are floating-point and have no range")
+    elif "transparency" in image.info:
+        # Straight to RGB, Pillow warns about palettes with transparency.
+        image = image.convert("RGBA")
+    return image.convert("RGB")

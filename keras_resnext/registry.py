@@ -1,0 +1,341 @@
+"""What exists: the architectures, and the public checkpoints of each.
+
+Two tables and `resolve`, standard library only. Preprocessing and accuracy
+belong to a checkpoint, not to an architecture: one ResNeXt-50 wants 224 pixels
+cut from 232 with bilinear filtering, another one all of 288 with bicubic.
+"""
+
+import dataclasses
+import functools
+import math
+
+# Of the red, green and blue channel, for values in 0..1.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# What "imagenet" stands for: the first of these that an architecture has.
+_IMAGENET = ("imagenet1k_v2", "imagenet1k_v1", "gluon_in1k")
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What makes one network: every number that its constructor needs.
+
+    Attributes:
+        name: Its name in torchvision and timm.
+        constructor: Name of the public function that builds it.
+        depths: Number of residual blocks of each stage.
+        block: `"bottleneck"` or `"basic"`.
+        groups: Number of groups of the 3x3 convolutions, the paper's
+            cardinality.
+        width_per_group: Channels of one group in the first stage, the paper's
+            bottleneck width.
+        stem: `"imagenet"` (7x7 at stride 2, then pooling) or `"cifar"` (3x3).
+        num_params: Number of trainable parameters with `classes` outputs.
+        gmacs: Multiply-adds of the convolutions and the last layer for one
+            image of 224x224 pixels (`"cifar"`: 32x32), in billions. timm
+            counts further operations and publishes up to 1 % more.
+        classes: Number of classes that `num_params` and `gmacs` stand for.
+    """
+
+    name: str
+    constructor: str
+    depths: tuple[int, ...]
+    _: dataclasses.KW_ONLY
+    block: str = "bottleneck"
+    groups: int = 1
+    width_per_group: int = 64
+    stem: str = "imagenet"
+    num_params: int
+    gmacs: float
+    classes: int = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """One public weight file, and what it takes to reproduce its accuracy.
+
+    Attributes:
+        architecture: Key of `ARCHITECTURES`.
+        tag: Its name among the architecture's checkpoints, in lower case.
+        url: Where the file is, or `None` for a packaged one.
+        sha256: Of the file: all 64 hexadecimal digits, or the first 8 or more.
+        licence: SPDX identifier in lower case.
+        source: URL of the page that says how the weights were made.
+        resize: Length to which the shorter side is resized, in pixels.
+        crop: Side of the square cut from the centre, in pixels.
+        interpolation: `"bilinear"` or `"bicubic"`, antialiased.
+        mean: Of the three RGB channels, for values in 0..1.
+        std: Of the three RGB channels, for values in 0..1.
+        top1: Published accuracy of the first guess with this preprocessing, %.
+        top5: Published accuracy of the first five guesses, %.
+        classes: Number of classes.
+        file: Name of a packaged file, which then needs no download.
+    """
+
+    architecture: str
+    tag: str
+    url: str | None
+    sha256: str
+    licence: str
+    source: str
+    resize: int
+    crop: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    top1: float
+    top5: float
+    classes: int = 1000
+    file: str | None = None
+
+    @property
+    def commercial(self):
+        """Whether the licence permits commercial use."""
+        return "-nc-" not in self.licence
+
+
+_SHALLOW, _DEEP, _DEEPEST = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
+_resnet18 = functools.partial(Architecture, block="basic")
+_wide = functools.partial(Architecture, width_per_group=128)
+_resnext = functools.partial(Architecture, groups=32)
+
+# Source: torchvision's metadata; where it has none, computed with the formula
+# of tests/test_registry.py, which reproduces all of torchvision's numbers.
+# fmt: off
+ARCHITECTURES = {row.name: row for row in (
+    _resnext("resnext50_32x4d", "ResNeXt50", _SHALLOW,
+             width_per_group=4, num_params=25_028_904, gmacs=4.230),
+    _resnext("resnext101_32x4d", "ResNeXt101", _DEEP,
+             width_per_group=4, num_params=44_177_704, gmacs=7.970),
+    _resnext("resnext101_32x8d", "ResNeXt101_32x8d", _DEEP,
+             width_per_group=8, num_params=88_791_336, gmacs=16.414),
+    _resnext("resnext101_64x4d", "ResNeXt101_64x4d", _DEEP, groups=64,
+             width_per_group=4, num_params=83_455_272, gmacs=15.460),
+    _resnext("resnext101_32x16d", "ResNeXt101_32x16d", _DEEP,
+             width_per_group=16, num_params=194_026_792, gmacs=36.163),
+    _resnext("resnext101_32x32d", "ResNeXt101_32x32d", _DEEP,
+             width_per_group=32, num_params=468_530_472, gmacs=87.107),
+    _resnext("resnext101_32x48d", "ResNeXt101_32x48d", _DEEP,
+             width_per_group=48, num_params=828_411_176, gmacs=153.310),
+    _resnext("resnext152_32x4d", "ResNeXt152", _DEEPEST,
+             width_per_group=4, num_params=59_951_400, gmacs=11.710),
+    _resnet18("resnet18", "ResNet18", (2, 2, 2, 2),
+              num_params=11_689_512, gmacs=1.814),
+    _resnet18("resnet34", "ResNet34", _SHALLOW,
+              num_params=21_797_672, gmacs=3.664),
+    Architecture("resnet50", "ResNet50", _SHALLOW,
+                 num_params=25_557_032, gmacs=4.089),
+    Architecture("resnet101", "ResNet101", _DEEP,
+                 num_params=44_549_160, gmacs=7.801),
+    Architecture("resnet152", "ResNet152", _DEEPEST,
+                 num_params=60_192_808, gmacs=11.514),
+    _wide("wide_resnet50_2", "WideResNet50_2", _SHALLOW,
+          num_params=68_883_240, gmacs=11.398),
+    _wide("wide_resnet101_2", "WideResNet101_2", _DEEP,
+          num_params=126_886_696, gmacs=22.753),
+    _resnext("resnext29", "ResNeXt29", (3, 3, 3), stem="cifar", classes=10,
+             width_per_group=4, num_params=4_775_754, gmacs=0.774),
+)}
+# fmt: on
+
+
+def _row(architecture, tag, url, *, top1, top5, **facts):
+    """Returns an ImageNet row; PyTorch's hub puts the hash into file names."""
+    return Checkpoint(
+        architecture=architecture,
+        tag=tag,
+        url=url,
+        sha256=url.removesuffix(".pth").rpartition("-")[2],
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        top1=top1,
+        top5=top5,
+        **facts,
+    )
+
+
+def _tv(architecture, version, digest, resize, top1, top5, recipe):
+    """Returns the row of one of torchvision's weight enums."""
+    return _row(
+        architecture,
+        f"imagenet1k_v{version}",
+        f"https://download.pytorch.org/models/{architecture}-{digest}.pth",
+        licence="bsd-3-clause",
+        source=f"https://github.com/pytorch/vision/{recipe}",
+        resize=resize,
+        crop=224,
+        interpolation="bilinear",
+        top1=top1,
+        top5=top5,
+    )
+
+
+def _timm(licence, interpolation, crop, crop_pct, name, top1, top5, url):
+    """Returns the row of timm's `name`, at timm's best test setting."""
+    architecture, _, tag = name.partition(".")
+    return _row(
+        architecture,
+        tag,
+        url,
+        licence=licence,
+        source=f"https://huggingface.co/timm/{name}",
+        resize=math.floor(crop / crop_pct),
+        crop=crop,
+        interpolation=interpolation,
+        top1=top1,
+        top5=top5,
+    )
+
+
+_apache = functools.partial(_timm, "apache-2.0", "bicubic")
+_bsd = functools.partial(_timm, "bsd-3-clause", "bilinear")
+_facebook = functools.partial(_timm, "cc-by-nc-4.0", "bilinear", 224, 0.875)
+
+_RESNET = "tree/main/references/classification#resnet"
+_RESNEXT = "tree/main/references/classification#resnext"
+_WIDE = "pull/912#issue-445437439"
+_NEW = "issues/3995#new-recipe"
+_FIXRES = "issues/3995#new-recipe-with-fixres"
+_COMMENT = "issues/3995#issuecomment-1013906621"
+
+_TORCH = "https://download.pytorch.org/models"
+_META = "https://dl.fbaipublicfiles.com/semiweaksupervision/model_files"
+_RW = "https://github.com/rwightman/pytorch-image-models/releases/download"
+_HF = "https://github.com/huggingface/pytorch-image-models/releases/download"
+_GLUON = (
+    "https://github.com/rwightman/pytorch-pretrained-gluonresnet/releases/"
+    "download/v0.1"
+)
+
+# Source: torchvision 0.28 (weight enums) and timm 1.0.31 (configurations, and
+# results-imagenet.csv, measured anew: a file that both list has two numbers).
+# The columns are those of `_tv` and `_timm`.
+# fmt: off
+CHECKPOINTS = {(row.architecture, row.tag): row for row in (
+    _tv("resnext50_32x4d", 1, "7cdf4587", 256, 77.618, 93.698, _RESNEXT),
+    _tv("resnext50_32x4d", 2, "1a0047aa", 232, 81.198, 95.340, _NEW),
+    _tv("resnext101_32x8d", 1, "8ba56ff5", 256, 79.312, 94.526, _RESNEXT),
+    _tv("resnext101_32x8d", 2, "110c445d", 232, 82.834, 96.228, _FIXRES),
+    _tv("resnext101_64x4d", 1, "173b62eb", 232, 83.246, 96.454, "pull/5935"),
+    _tv("resnet18", 1, "f37072fd", 256, 69.758, 89.078, _RESNET),
+    _tv("resnet34", 1, "b627a593", 256, 73.314, 91.420, _RESNET),
+    _tv("resnet50", 1, "0676ba61", 256, 76.130, 92.862, _RESNET),
+    _tv("resnet50", 2, "11ad3fa6", 232, 80.858, 95.434, _COMMENT),
+    _tv("resnet101", 1, "63fe2227", 256, 77.374, 93.546, _RESNET),
+    _tv("resnet101", 2, "cd907fc2", 232, 81.886, 95.780, _NEW),
+    _tv("resnet152", 1, "394f9c45", 256, 78.312, 94.046, _RESNET),
+    _tv("resnet152", 2, "f82ba261", 232, 82.284, 96.002, _NEW),
+    _tv("wide_resnet50_2", 1, "95faca4d", 256, 78.468, 94.086, _WIDE),
+    _tv("wide_resnet50_2", 2, "9ba9bcbe", 232, 81.602, 95.758, _FIXRES),
+    _tv("wide_resnet101_2", 1, "32ee1156", 256, 78.848, 94.284, _WIDE),
+    _tv("wide_resnet101_2", 2, "d733dc28", 232, 82.510, 96.020, _NEW),
+    _apache(288, 1.0, "resnext50_32x4d.a1h_in1k", 82.016, 95.934,
+            f"{_RW}/v0.1-rsb-weights/resnext50_32x4d_a1h-0146ab0a.pth"),
+    _apache(288, 1.0, "resnext50_32x4d.a1_in1k", 81.480, 95.152,
+            f"{_HF}/v0.1-rsb-weights/resnext50_32x4d_a1_0-b5a91a1d.pth"),
+    _apache(288, 1.0, "resnext50_32x4d.a2_in1k", 81.304, 95.114,
+            f"{_HF}/v0.1-rsb-weights/resnext50_32x4d_a2_0-efc76add.pth"),
+    _apache(224, 0.95, "resnext50_32x4d.a3_in1k", 79.258, 94.308,
+            f"{_HF}/v0.1-rsb-weights/resnext50_32x4d_a3_0-3e450271.pth"),
+    _apache(288, 0.95, "resnext50_32x4d.ra_in1k", 80.720, 95.344,
+            f"{_HF}/v0.1-weights/resnext50_32x4d_ra-d733960d.pth"),
+    _apache(288, 1.0, "resnext101_64x4d.c1_in1k", 83.158, 96.370,
+            f"{_RW}/v0.1-tpu-weights/resnext101_64x4d_c-0d0e0cc0.pth"),
+    _apache(224, 0.875, "resnext50_32x4d.gluon_in1k", 79.354, 94.424,
+            f"{_GLUON}/gluon_resnext50_32x4d-e6a097c1.pth"),
+    _apache(224, 0.875, "resnext101_32x4d.gluon_in1k", 80.336, 94.908,
+            f"{_GLUON}/gluon_resnext101_32x4d-b253c8c4.pth"),
+    _apache(224, 0.875, "resnext101_64x4d.gluon_in1k", 80.640, 95.000,
+            f"{_GLUON}/gluon_resnext101_64x4d-f9a8e184.pth"),
+    _bsd(224, 0.875, "resnext50_32x4d.tv_in1k", 77.632, 93.674,
+         f"{_TORCH}/resnext50_32x4d-7cdf4587.pth"),
+    _bsd(224, 0.965, "resnext50_32x4d.tv2_in1k", 81.190, 95.344,
+         f"{_TORCH}/resnext50_32x4d-1a0047aa.pth"),
+    _bsd(224, 0.875, "resnext101_32x8d.tv_in1k", 79.308, 94.530,
+         f"{_TORCH}/resnext101_32x8d-8ba56ff5.pth"),
+    _bsd(224, 0.965, "resnext101_32x8d.tv2_in1k", 82.832, 96.234,
+         f"{_TORCH}/resnext101_32x8d-110c445d.pth"),
+    _bsd(224, 0.875, "resnext101_64x4d.tv_in1k", 82.978, 96.252,
+         f"{_TORCH}/resnext101_64x4d-173b62eb.pth"),
+    _facebook("resnext50_32x4d.fb_ssl_yfcc100m_ft_in1k", 80.316, 95.386,
+              f"{_META}/semi_supervised_resnext50_32x4-ddb3e555.pth"),
+    _facebook("resnext101_32x4d.fb_ssl_yfcc100m_ft_in1k", 80.936, 95.732,
+              f"{_META}/semi_supervised_resnext101_32x4-dc43570a.pth"),
+    _facebook("resnext101_32x8d.fb_ssl_yfcc100m_ft_in1k", 81.620, 96.036,
+              f"{_META}/semi_supervised_resnext101_32x8-2cfe2f8b.pth"),
+    _facebook("resnext101_32x16d.fb_ssl_yfcc100m_ft_in1k", 81.856, 96.084,
+              f"{_META}/semi_supervised_resnext101_32x16-15fffa57.pth"),
+    _facebook("resnext50_32x4d.fb_swsl_ig1b_ft_in1k", 82.162, 96.224,
+              f"{_META}/semi_weakly_supervised_resnext50_32x4-72679e44.pth"),
+    _facebook("resnext101_32x4d.fb_swsl_ig1b_ft_in1k", 83.268, 96.760,
+              f"{_META}/semi_weakly_supervised_resnext101_32x4-3f87e46b.pth"),
+    _facebook("resnext101_32x8d.fb_swsl_ig1b_ft_in1k", 84.276, 97.188,
+              f"{_META}/semi_weakly_supervised_resnext101_32x8-b4712904.pth"),
+    # Facebook's README claims 84.8 and 97.4 % for this one.
+    _facebook("resnext101_32x16d.fb_swsl_ig1b_ft_in1k", 83.340, 96.844,
+              f"{_META}/semi_weakly_supervised_resnext101_32x16-f3559a9c.pth"),
+    _facebook("resnext101_32x8d.fb_wsl_ig1b_ft_in1k", 82.720, 96.624,
+              f"{_TORCH}/ig_resnext101_32x8-c38310e5.pth"),
+    _facebook("resnext101_32x16d.fb_wsl_ig1b_ft_in1k", 84.166, 97.192,
+              f"{_TORCH}/ig_resnext101_32x16-c6f796b0.pth"),
+    _facebook("resnext101_32x32d.fb_wsl_ig1b_ft_in1k", 85.090, 97.442,
+              f"{_TORCH}/ig_resnext101_32x32-e4b90b00.pth"),
+    # timm has no model of this one any more; its documentation has the numbers.
+    dataclasses.replace(
+        _facebook("resnext101_32x48d.fb_wsl_ig1b_ft_in1k", 85.420, 97.580,
+                  f"{_TORCH}/ig_resnext101_32x48-3e41cc8a.pth"),
+        source="https://github.com/facebookresearch/WSL-Images"),
+)}
+# fmt: on
+
+
+def resolve(architecture, weights, accept_noncommercial=False):
+    """Returns the checkpoint that `weights` stands for.
+
+    Args:
+        architecture: Key of `ARCHITECTURES`.
+        weights: A tag of the architecture in any case, or `"imagenet"`: the
+            best checkpoint with a permissive licence, which is torchvision's
+            newest where torchvision has one.
+        accept_noncommercial: Whether a licence that forbids commercial use is
+            welcome, too. `"imagenet"` never stands for such a checkpoint.
+
+    Returns:
+        A `Checkpoint`.
+
+    Raises:
+        ValueError: If the architecture is unknown, if it has no such
+            checkpoint, or if that one's licence has not been accepted.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(
+            "`architecture` must be a known one. Received: architecture="
+            f"{architecture!r}. Pass one of {', '.join(ARCHITECTURES)}."
+        )
+    rows = {
+        tag: row
+        for (name, tag), row in CHECKPOINTS.items()
+        if name == architecture
+    }
+    options = ", ".join(f"{tag!r} ({row.licence})" for tag, row in rows.items())
+    tag = str(weights).lower()
+    if tag == "imagenet":
+        tag = next((tag for tag in _IMAGENET if tag in rows), tag)
+    if tag not in rows:
+        kind = "permissively licensed ImageNet" if tag == "imagenet" else "such"
+        advice = "None, or the path of a weight file"
+        if rows:
+            advice = f"one of {options}; non-commercial ones (nc) also need "
+            advice += "`accept_noncommercial=True`"
+        raise ValueError(
+            f"`weights` must be a checkpoint of {architecture}, and there is "
+            f"no {kind} one. Received: weights={weights!r}. Pass {advice}."
+        )
+    if not (rows[tag].commercial or accept_noncommercial):
+        raise ValueError(
+            f"{rows[tag].licence}, which forbids commercial use, must be "
+            f"accepted for these weights. Received: weights={weights!r}. Pass "
+            f"`accept_noncommercial=True`, or another one of {options}."
+        )
+    return rows[tag]

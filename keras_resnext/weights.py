@@ -1,0 +1,203 @@
+"""Fills models with weights: finds the file, maps its names, assigns."""
+
+import os
+import pathlib
+import re
+
+import keras
+import numpy as np
+from safetensors.numpy import save_file
+
+from keras_resnext import checkpoints, downloads
+from keras_resnext.registry import CHECKPOINTS, Checkpoint, resolve
+
+_TORCH_NAME = re.compile(
+    r"(?:layer(?P<stage>\d)\.(?P<block>\d+)\.)?"
+    r"(?:(?P<kind>conv|bn)(?P<index>\d)|downsample\.(?P<down>[01])|(?P<fc>fc))"
+    r"\.(?P<variable>weight|bias|running_mean|running_var)"
+)
+_VARIABLES = {
+    "conv": {"weight": "kernel"},
+    "bn": {
+        "weight": "gamma",
+        "bias": "beta",
+        "running_mean": "moving_mean",
+        "running_var": "moving_variance",
+    },
+    "fc": {"weight": "kernel", "bias": "bias"},
+}
+
+
+def choose(architecture, weights, accept_noncommercial=False):
+    """Turns the `weights` argument of a constructor into a source.
+
+    Args:
+        architecture: Name of a row of `registry.ARCHITECTURES`.
+        weights: `None`, a `Checkpoint`, a tag, or a path.
+        accept_noncommercial: Whether rows with a non-commercial licence may
+            be chosen.
+
+    Returns:
+        `None`, a `Checkpoint`, or a `pathlib.Path`.
+
+    Raises:
+        ValueError: if no such tag or file is known, or the licence needs
+            `accept_noncommercial=True`.
+    """
+    if weights is None or isinstance(weights, Checkpoint):
+        return weights
+    name = os.fspath(weights)
+    is_tag = (architecture, name.lower()) in CHECKPOINTS
+    if not is_tag and (os.path.exists(name) or re.search(r"[/\\.]", name)):
+        return pathlib.Path(name)
+    return resolve(architecture, name, accept_noncommercial)
+
+
+def locate(source):
+    """Returns the path of a source's file; downloads it where needed.
+
+    Raises:
+        FileNotFoundError: if a path does not exist.
+        ConnectionError: if a checkpoint can't be downloaded.
+        ValueError: if the downloaded file is not the expected one.
+    """
+    if source is None:
+        return None
+    if isinstance(source, Checkpoint):
+        if source.file:
+            return pathlib.Path(__file__).with_name(source.file)
+        return downloads.fetch(source.url, source.sha256)
+    path = pathlib.Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(
+            "`weights` must be None, a tag or the path of a file. Received: "
+            f"weights='{path}', which is no file. Check the path, or print "
+            "the tags with `python -m keras_resnext list`."
+        )
+    return path
+
+
+def cardinality(source):
+    """Reads `(groups, width_per_group)` off the kernels of a file.
+
+    Returns:
+        The pair for the first grouped convolution, whose kernel has the shape
+        `(3, 3, width_per_group, groups * width_per_group)`, or `None` where
+        the file does not name it.
+    """
+    if source is None:
+        return None
+    arrays = _named_as_keras(checkpoints.read(locate(source)))
+    kernel = arrays.get("conv2_block1_2_conv/kernel")
+    if kernel is None:
+        return None
+    width_per_group, width = kernel.shape[2:]
+    return width // width_per_group, width_per_group
+
+
+def load(model, path):
+    """Assigns the weights in a file to a model, all of them or none.
+
+    Args:
+        model: Model made by this package, with or without a top.
+        path: File in any format of `checkpoints.read`.
+
+    Raises:
+        ValueError: if an array is missing, unexpected, of another shape or
+            not finite; the message lists all of them.
+    """
+    layers = [
+        (type(layer).__name__, layer.name, [v.name for v in layer.variables])
+        for layer in model.layers
+    ]
+    arrays = _named_as_keras(checkpoints.read(path, layers))
+    arrays = _grouped_from_depthwise(arrays, model)
+    variables = {v.path: v for v in model.variables}
+    if "predictions/kernel" not in variables:
+        for name in ("predictions/kernel", "predictions/bias"):
+            arrays.pop(name, None)
+    _check(arrays, variables, path)
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+
+
+def save(model, path, dtype="float16"):
+    """Writes a model's weights, named `layer/variable`, as `.safetensors`.
+
+    Args:
+        model: Model made by this package.
+        path: File to write; it appears only when it is complete.
+        dtype: Type of the numbers in the file.
+    """
+    partial = f"{path}.part"
+    save_file(
+        {
+            v.path: np.ascontiguousarray(keras.ops.convert_to_numpy(v), dtype)
+            for v in model.variables
+        },
+        partial,
+    )
+    os.replace(partial, path)
+
+
+def _named_as_keras(arrays):
+    """Renames PyTorch's arrays and turns their axes; keeps all others."""
+    named = {}
+    for name, array in arrays.items():
+        if name.endswith("num_batches_tracked"):
+            continue  # a counter that inference does not use
+        match = _TORCH_NAME.fullmatch(name)
+        if match:
+            name, array = _keras_name(**match.groupdict()), _keras_axes(array)
+        named[name.replace("probs/", "predictions/")] = array
+    return named
+
+
+def _keras_name(stage, block, kind, index, down, fc, variable):
+    if fc:
+        return f"predictions/{_VARIABLES['fc'].get(variable)}"
+    kind = kind or ("conv", "bn")[int(down)]
+    layer = f"conv{index}"
+    if stage:
+        layer = f"conv{int(stage) + 1}_block{int(block) + 1}_{index or 0}"
+    return f"{layer}_{kind}/{_VARIABLES[kind].get(variable, variable)}"
+
+
+def _keras_axes(array):
+    """(out, in, height, width) to (height, width, in, out), or a transpose."""
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _grouped_from_depthwise(arrays, model):
+    """Converts the kernels of keras-applications' ResNeXt."""
+    suffix = "/depthwise_kernel"
+    converted = {}
+    for name, array in arrays.items():
+        if name.endswith(suffix):
+            layer = name.removesuffix(suffix)
+            try:
+                groups = model.get_layer(layer).groups
+                array = checkpoints.depthwise_to_grouped(array, groups)
+                name = f"{layer}/kernel"
+            except ValueError:
+                pass  # reported as unexpected
+        converted[name] = array
+    return converted
+
+
+def _check(arrays, variables, path):
+    faults = [f"missing: {n}" for n in sorted(variables.keys() - arrays)]
+    faults += [f"unexpected: {n}" for n in sorted(arrays.keys() - variables)]
+    for name in sorted(arrays.keys() & variables):
+        required, received = tuple(variables[name].shape), arrays[name].shape
+        if required != received:
+            faults.append(f"shape of {name}: {received}, not {required}")
+        elif not np.isfinite(arrays[name]).all():
+            faults.append(f"not finite: {name}")
+    if faults:
+        raise ValueError(
+            "The weights must match the network by name and shape and be "
+            f"finite. Received: weights='{path}' with {len(faults)} faults. "
+            "Build the network, with the `classes`, that the file was made "
+            "for. The faults are\n" + "\n".join(faults)
+        )

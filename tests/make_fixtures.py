@@ -1,0 +1,89 @@
+"""Writes the files of `tests/fixtures` with real PyTorch.
+
+    pip install torch safetensors
+    python tests/make_fixtures.py
+
+All three hold one state dict. `arrays` is what a reader must return, so the
+tests need neither PyTorch nor stored values.
+"""
+
+import pathlib
+
+import numpy as np
+
+FOLDER = pathlib.Path(__file__).parent / "fixtures"
+
+
+def arrays():
+    """Returns the values of the fixtures, name to array, in their order."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype("float32")
+
+    return {
+        "conv1.weight": normal(8, 3, 7, 7),
+        "bn1.weight": normal(8),
+        "bn1.bias": normal(8),
+        "bn1.running_mean": normal(8),
+        "bn1.running_var": normal(8) ** 2,
+        "bn1.num_batches_tracked": np.array(7, "int64"),
+        "layer1.0.conv2.weight": normal(8, 2, 3, 3),
+        "fc.weight": normal(5, 8),
+        "fc.bias": normal(5),
+        "transposed": normal(3, 4),
+        "strided": normal(3, 2),
+        "shared.a": normal(4),
+        "shared.b": normal(4),
+        "half": normal(6).astype("float16"),
+        # Eighths below 16 have no more than the 8 bits of bfloat16.
+        "bfloat16": rng.integers(-127, 128, (2, 3)).astype("float32") / 8,
+        "double": rng.normal(size=3),
+        "bytes": np.arange(5, dtype="uint8"),
+        "flags": np.array([True, False, True]),
+        "empty": normal(0, 3),
+    }
+
+
+def tensors():
+    """Returns the same values as PyTorch tensors of every awkward kind."""
+    import torch
+
+    state = {name: torch.tensor(array) for name, array in arrays().items()}
+    state["conv1.weight"] = torch.nn.Parameter(state["conv1.weight"])
+    state["transposed"] = state["transposed"].T.contiguous().T
+    wide = torch.zeros(3, 5)
+    wide[:, 1::2] = state["strided"]
+    state["strided"] = wide[:, 1::2]
+    shared = torch.cat([state["shared.a"], state["shared.b"]])
+    state["shared.a"], state["shared.b"] = shared[:4], shared[4:]
+    state["bfloat16"] = state["bfloat16"].bfloat16()
+    return state
+
+
+def main():
+    import safetensors.torch
+    import torch
+
+    FOLDER.mkdir(exist_ok=True)
+    # A module's state dict carries `_metadata`, which pickle stores by BUILD.
+    state = torch.nn.Linear(1, 1).state_dict()
+    state.clear()
+    state.update(tensors())
+    torch.save(state, FOLDER / "torch_zip.pth")
+    torch.save(
+        state,
+        FOLDER / "torch_legacy.pth",
+        _use_new_zipfile_serialization=False,
+    )
+    safetensors.torch.save_file(
+        {
+            name: tensor.detach().clone(memory_format=torch.contiguous_format)
+            for name, tensor in state.items()
+        },
+        FOLDER / "tiny.safetensors",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,728 @@
+import io
+import json
+import os
+import pathlib
+import pickle
+import random
+import re
+import struct
+import zipfile
+
+import h5py
+import keras
+import make_fixtures
+import numpy as np
+import pytest
+from make_fixtures import FOLDER
+
+from keras_resnext import checkpoints, torch_files
+
+FIXTURES = ["torch_zip.pth", "torch_legacy.pth", "tiny.safetensors"]
+# TensorFlow's own, when Keras saves.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)
+
+INCOMPLETE = r"complete .* file with nothing but arrays\. Received: path="
+
+
+def assert_same(actual, expected):
+    assert set(actual) == set(expected)
+    for name, array in expected.items():
+        assert actual[name].dtype == array.dtype, name
+        np.testing.assert_array_equal(actual[name], array, err_msg=name)
+
+
+# PyTorch and safetensors: the values
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_fixture_has_the_values_of_its_seed(name):
+    assert_same(checkpoints.read(FOLDER / name), make_fixtures.arrays())
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_content_decides_not_the_extension(name, tmp_path):
+    path = tmp_path / "weights.keras"
+    path.write_bytes((FOLDER / name).read_bytes())
+    assert_same(checkpoints.read(str(path)), make_fixtures.arrays())
+
+
+def test_shared_storage_is_read_once():
+    arrays = checkpoints.read(FOLDER / "torch_zip.pth")
+    a, b = arrays["shared.a"], arrays["shared.b"]
+    assert b.ctypes.data - a.ctypes.data == a.nbytes
+
+
+# A writer of PyTorch files with any pickle inside
+
+
+class Storage:
+    def __init__(self, key="0", kind="Float", count=4):
+        self.id = ("storage", Global("torch", f"{kind}Storage"), key, "cpu")
+        self.id += (count,)
+
+
+class Global:
+    def __init__(self, module, name):
+        self.line = f"c{module}\n{name}\n".encode()
+
+
+class Call:
+    def __init__(self, module, name, *arguments):
+        self.function = Global(module, name)
+        self.arguments = arguments
+
+
+class Raw:
+    def __init__(self, code):
+        self.code = code
+
+
+def encode(value):
+    """Pickles without importing: names and calls stay text until opcodes."""
+    match value:
+        case Raw():
+            return value.code
+        case Global():
+            return value.line
+        case Call():
+            return encode(value.function) + encode(value.arguments) + b"R"
+        case Storage():
+            legacy = (None,) if Storage.legacy else ()
+            return encode(value.id + legacy) + b"Q"
+        case tuple():
+            return b"(" + b"".join(map(encode, value)) + b"t"
+        case list():
+            return b"](" + b"".join(map(encode, value)) + b"e"
+        case dict():
+            items = b"".join(encode(k) + encode(v) for k, v in value.items())
+            return b"}(" + items + b"u"
+    return pickle.dumps(value, protocol=2)[2:-1].split(b"q\x00")[0]
+
+
+def tensor(size=(4,), stride=(1,), offset=0, storage=None):
+    storage = storage or Storage()
+    return Call(
+        *("torch._utils", "_rebuild_tensor_v2", storage, offset, size, stride),
+        *(False, Call("collections", "OrderedDict")),
+    )
+
+
+def write(path, value, legacy, storages=None, byteorder=b"little"):
+    Storage.legacy = legacy
+    code = b"\x80\x02" + encode(value) + b"."
+    storages = storages or {"0": np.arange(4, dtype="float32").tobytes()}
+    if legacy:
+        magic = b"\x8a\x0a" + torch_files.LEGACY_MAGIC
+        order = {"little_endian": byteorder == b"little"}
+        header = [Raw(magic), 1001, order]
+        storages = {k: v for k, v in storages.items() if encode(k) in code}
+        keys = b"\x80\x02" + encode(list(storages)) + b"."
+        data = b"".join(b"\x80\x02" + encode(part) + b"." for part in header)
+        data += code + keys
+        for content in storages.values():
+            data += struct.pack("<q", len(content) // 4) + content
+        path.write_bytes(data)
+        return path
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", code)
+        archive.writestr("a/byteorder", byteorder)
+        for key, content in storages.items():
+            archive.writestr(f"a/data/{key}", content)
+    return path
+
+
+@pytest.fixture(params=["zip", "legacy"])
+def legacy(request):
+    return request.param == "legacy"
+
+
+def read_pickle(tmp_path, value, legacy, **options):
+    return checkpoints.read(write(tmp_path / "x.pth", value, legacy, **options))
+
+
+FOUR = np.arange(4, dtype="float32")
+
+
+def test_writer_of_these_tests(tmp_path, legacy):
+    arrays = read_pickle(tmp_path, {"w": tensor()}, legacy)
+    assert_same(arrays, {"w": FOUR})
+
+
+@pytest.mark.parametrize("wrapper", torch_files.WRAPPERS)
+def test_wrapper(tmp_path, legacy, wrapper):
+    value = {
+        "epoch": 3,
+        "best_acc1": tensor((), ()),
+        "arch": "resnext50_32x4d",
+        "optimizer": {"state": {0: {"momentum_buffer": tensor()}}},
+        "args": Call("argparse", "Namespace"),
+        wrapper: {"w": tensor(), "extra": None},
+    }
+    assert_same(read_pickle(tmp_path, value, legacy), {"w": FOUR})
+
+
+def test_first_wrapper_wins(tmp_path, legacy):
+    names = list(torch_files.WRAPPERS)
+    value = {name: {name: tensor()} for name in reversed(names)}
+    assert names[0] == "state_dict"
+    assert_same(read_pickle(tmp_path, value, legacy), {"state_dict": FOUR})
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."],
+)
+def test_prefix_of_all_names_is_dropped(tmp_path, legacy, prefix):
+    value = {f"{prefix}a": tensor(), f"{prefix}b": tensor()}
+    expected = {"a": FOUR, "b": FOUR}
+    assert_same(read_pickle(tmp_path, value, legacy), expected)
+
+
+def test_prefix_of_some_names_stays(tmp_path, legacy):
+    value = {"module.a": tensor(), "b": tensor()}
+    expected = {"module.a": FOUR, "b": FOUR}
+    assert_same(read_pickle(tmp_path, value, legacy), expected)
+
+
+def test_ordered_dict_of_python_2(tmp_path, legacy):
+    value = Call("collections", "OrderedDict", [["w", tensor()]])
+    assert_same(read_pickle(tmp_path, value, legacy), {"w": FOUR})
+
+
+def test_namespace_keeps_nothing(tmp_path, legacy):
+    # As `torch.save` writes it: class, no arguments, NEWOBJ, dict, BUILD.
+    args = Raw(b"cargparse\nNamespace\n)\x81" + encode({"__class__": 1}) + b"b")
+    value = {"args": args, "model": {"w": tensor()}}
+    assert_same(read_pickle(tmp_path, value, legacy), {"w": FOUR})
+
+
+# PyTorch: files that would run code, or take all memory
+
+
+def hostile():
+    """Pickles that create the file `ran` in the working directory."""
+    command = "touch ran"
+    text = encode(command)
+    yield "posix", Call("posix", "system", command), "posix.system"
+    yield "os", Call("os", "system", command), "os.system"
+    code = "open('ran', 'w').close()"
+    yield "eval", Call("builtins", "eval", code), "builtins.eval"
+    yield "py2", Call("__builtin__", "eval", code), "__builtin__.eval"
+    load = Call("torch", "load", "ran")
+    yield "load", load, "torch.load"
+    dotted = b"\x8c\x0bcollections\x8c\x14OrderedDict.__init__\x93"
+    yield "dotted", Raw(dotted), "OrderedDict.__init__"
+    dotted = b"\x8c\x0ctorch._utils\x8c\x0fsys.modules.get\x93"
+    yield "modules", Raw(dotted), "torch._utils.sys.modules.get"
+    glued = b"\x8c\x00\x8c\x17collections.OrderedDict\x93"
+    yield "glued", Raw(glued), "no part of a state dict"
+    number = b"\x8c\x0bcollectionsK\x01\x93"
+    yield "number", Raw(number), "names what is no text"
+    inst = b"(" + text + b"ios\nsystem\n"
+    yield "inst", Raw(inst), "INST"
+    yield "obj", Raw(b"(cos\nsystem\n" + text + b"o"), "os.system"
+    kwargs = b"ccollections\nOrderedDict\n)}\x92"
+    yield "kwargs", Raw(kwargs), "NEWOBJ_EX"
+    yield "extension", Raw(b"\x82\x01"), "EXT1"
+    yield "text id", Raw(b"P0\n"), "PERSID"
+    called = b"ctorch\nFloatStorage\n" + encode(("x",)) + b"R"
+    yield "called", Raw(called), "calls what is no function"
+    yield "text call", Raw(text + b")R"), "calls what is no function"
+    yield "arguments", Call("argparse", "Namespace", 1), "argument"
+    bad = Raw(encode(("storage", Global("os", "system"), "0", "cpu", 1)) + b"Q")
+    yield "storage type", bad, "os.system"
+    bad = Raw(encode(("module", 1, "0", "cpu", 1)) + b"Q")
+    yield "module id", bad, "no tensor storage"
+    yield "number id", Raw(b"K\x01Q"), "iterable"
+    yield "deep key", Raw(b"}" + b")" + b"\x85" * 9999 + b"Ns"), "key"
+    yield "append", Raw(b"}Na"), "no list"
+    yield "set item", Raw(b"]K\x01Ns"), "no dictionary"
+    yield "no mark", Raw(b"u"), "pop|shorter"
+    yield "memo", Raw(b"h\x07"), "7"
+    yield "endless", Raw(b"N" * 1_000_001), "longer than any"
+    yield "huge text", Raw(b"\x8d" + b"\xff" * 7 + b"\x7f"), "expected"
+    yield "parameter", Call("torch._utils", "_rebuild_parameter", 1, 2), None
+    # Attributes of a dictionary: ignored, so that nothing is left to refuse.
+    build = encode(Call("collections", "OrderedDict"))
+    build += encode({"__class__": 1, "__reduce__": "x", "get": 2}) + b"b"
+    yield "build", Raw(build), None
+
+
+HOSTILE = {name: (value, match) for name, value, match in hostile()}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("place", ["root", "item", "beside"])
+def test_hostile_pickle(tmp_path, legacy, monkeypatch, name, place):
+    monkeypatch.chdir(tmp_path)
+    value, match = HOSTILE[name]
+    root = {"root": value, "item": {"x": value}, "beside": None}[place]
+    root = root or {"model": {"w": tensor()}, "x": value}
+    if match is None and place == "beside":
+        assert_same(read_pickle(tmp_path, root, legacy), {"w": FOUR})
+    else:
+        with pytest.raises(ValueError, match=INCOMPLETE) as caught:
+            read_pickle(tmp_path, root, legacy)
+        assert re.search(match or "holds no dictionary", str(caught.value))
+    assert os.listdir(tmp_path) == ["x.pth"]
+
+
+def test_hostile_pickles_do_run_in_pickle(tmp_path, monkeypatch):
+    # Without this, the test above might pass for malformed pickles.
+    monkeypatch.chdir(tmp_path)
+    for name in ("posix", "os", "eval", "inst", "obj"):
+        pickle.loads(b"\x80\x02" + encode(HOSTILE[name][0]) + b".")
+        assert (tmp_path / "ran").exists(), name
+        (tmp_path / "ran").unlink()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"size": (5,)},
+        {"offset": 1},
+        {"offset": -1},
+        {"offset": 2**70},
+        {"offset": 0.5},
+        {"size": (2,), "stride": (4,)},
+        {"size": (4,), "stride": (-1,)},
+        {"size": (2, 2)},
+        {"size": (-1,)},
+        {"size": (2**62,), "stride": (0,)},
+        {"size": (5,), "stride": (0,)},
+        {"size": (2**20, 2**20), "stride": (0, 0)},
+        {"size": (2**80,), "stride": (0,)},
+        {"size": (1,) * 70, "stride": (0,) * 70},
+        {"size": "ab", "stride": "ab"},
+        {"size": ((4,),)},
+        {"storage": Storage("1")},
+        {"storage": Storage("../data.pkl")},
+        {"storage": Storage("0", "Double", 2), "size": (4,)},
+    ],
+)
+def test_tensor_outside_of_its_storage(tmp_path, legacy, broken):
+    with pytest.raises(ValueError, match=INCOMPLETE):
+        read_pickle(tmp_path, {"w": tensor(**broken)}, legacy)
+
+
+def test_storage_of_two_types(tmp_path, legacy):
+    value = {"a": tensor(), "b": tensor(storage=Storage(kind="Int"))}
+    with pytest.raises(ValueError, match="two element types"):
+        read_pickle(tmp_path, value, legacy)
+
+
+def test_expanded_tensor_is_read_if_small(tmp_path, legacy):
+    value = {"w": tensor((2, 2), (0, 1))}
+    expected = {"w": np.array([[0, 1], [0, 1]], "float32")}
+    assert_same(read_pickle(tmp_path, value, legacy), expected)
+
+
+def test_big_endian(tmp_path, legacy):
+    with pytest.raises(ValueError, match="little-endian"):
+        read_pickle(tmp_path, {"w": tensor()}, legacy, byteorder=b"big")
+
+
+@pytest.mark.parametrize("value", [{}, {"epoch": 1}, [1], {"model": {}}, 1])
+def test_no_tensors(tmp_path, legacy, value):
+    with pytest.raises(ValueError, match="holds no dictionary"):
+        read_pickle(tmp_path, value, legacy)
+
+
+def test_compressed_zip(tmp_path):
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}.")
+        archive.writestr("a/data/0", bytes(10**7))
+    with pytest.raises(ValueError, match="compressed or overlap"):
+        checkpoints.read(path)
+
+
+def test_zip_of_something_else(tmp_path):
+    path = tmp_path / "x.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(ValueError, match="zip file without weights"):
+        checkpoints.read(path)
+
+
+# Any file that is not a checkpoint
+
+
+def test_missing_file_and_folder(tmp_path):
+    for path in (tmp_path, tmp_path / "absent.pth"):
+        with pytest.raises(
+            FileNotFoundError,
+            match=r"existing file\. Received: path=.*Download",
+        ):
+            checkpoints.read(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<!DOCTYPE html><html><body>Not found</body></html>",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"\x80\x04}.",
+        b"PK",
+        bytes(1000),
+    ],
+)
+def test_unknown_content(tmp_path, content):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError,
+        match=r"PyTorch, safetensors or Keras file\. Received: path=",
+    ) as caught:
+        checkpoints.read(path)
+    assert repr(content[:20]) in str(caught.value)
+
+
+# Keras
+
+
+@keras.saving.register_keras_serializable("test_checkpoints")
+class GroupedConv2D(keras.layers.Conv2D):
+    pass
+
+
+@keras.saving.register_keras_serializable("test_checkpoints")
+class Scale(keras.layers.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), name="scale")
+
+    def call(self, inputs):
+        return inputs * self.scale
+
+
+def small_model(dtype=None, bn=True):
+    layers = keras.layers
+    inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(4, 3, use_bias=False, dtype=dtype, name="conv1_conv")(
+        inputs
+    )
+    x = layers.BatchNormalization(dtype=dtype, name="conv1_bn")(x)
+    x = GroupedConv2D(4, 3, groups=1, name="conv2_block1_2_conv")(x)
+    x = layers.BatchNormalization(scale=bn, name="conv2_block1_2_bn")(x)
+    x = Scale(name="scaling")(x)
+    x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    x = layers.Dense(2, dtype=dtype, name="predictions")(x)
+    model = keras.Model(inputs, x, name="small")
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.random(w.shape) for w in model.get_weights()])
+    return model
+
+
+def named_weights(model):
+    return {
+        f"{layer.name}/{variable.name}": np.asarray(
+            keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
+        )
+        for layer in model.layers
+        for variable in layer.variables
+    }
+
+
+def triples(model):
+    return [
+        (type(layer).__name__, layer.name, [v.name for v in layer.variables])
+        for layer in model.layers
+    ]
+
+
+UNNAMED = {"scaling/scale": "scaling/0"}
+
+
+def expected_weights(model):
+    weights = named_weights(model)
+    return {UNNAMED.get(name, name): a for name, a in weights.items()}
+
+
+@pytest.mark.parametrize("name", ["x.keras", "x.weights.h5"])
+def test_keras_file(tmp_path, name):
+    model = small_model()
+    model.compile("adam", "mse")
+    model.fit(np.zeros((1, 6, 6, 3)), np.zeros((1, 2)), verbose=0)
+    path = tmp_path / name
+    model.save(path) if name == "x.keras" else model.save_weights(path)
+    assert_same(checkpoints.read(path), expected_weights(model))
+
+
+def test_keras_file_names_what_batch_normalization_has(tmp_path):
+    model = small_model(bn=False)
+    model.save(tmp_path / "x.keras")
+    arrays = checkpoints.read(tmp_path / "x.keras")
+    assert_same(arrays, expected_weights(model))
+    model.save_weights(tmp_path / "x.weights.h5")
+    arrays = checkpoints.read(tmp_path / "x.weights.h5")
+    assert {n for n in arrays if n.startswith("conv2_block1_2_bn")} == {
+        f"conv2_block1_2_bn/{i}" for i in range(3)
+    }
+
+
+def test_keras_bfloat16(tmp_path):
+    model = small_model(dtype="bfloat16")
+    path = tmp_path / "x.weights.h5"
+    model.save_weights(path)
+    assert_same(checkpoints.read(path), expected_weights(model))
+
+
+def test_weights_without_names(tmp_path):
+    model = small_model()
+    path = tmp_path / "x.weights.h5"
+    model.save_weights(path)
+    with h5py.File(path, "a") as file:
+        for group in file["layers"].values():
+            del group["vars"].attrs["name"]
+    raw = checkpoints.read(path)
+    assert {"layers/conv2d/vars/0", "layers/dense/vars/1"} <= set(raw)
+    expected = named_weights(model)
+    renamed = checkpoints.rename_keras_variables(raw, triples(model))
+    assert_same(renamed, expected)
+    assert_same(checkpoints.read(path, layers=triples(model)), expected)
+
+
+def test_names_in_the_file_win_over_layers(tmp_path):
+    model = small_model()
+    path = tmp_path / "x.weights.h5"
+    model.save_weights(path)
+    wrong = [(kind, "wrong", names) for kind, _, names in triples(model)]
+    assert_same(checkpoints.read(path, wrong), expected_weights(model))
+
+
+def test_rename_counts_per_class_and_keeps_the_rest():
+    layers = [
+        ("Conv2D", "a", ["kernel"]),
+        ("Functional", "model", [("Conv2D", "inner", ["kernel"])]),
+        ("Conv2D", "b", ["kernel", "bias"]),
+    ]
+    arrays = {
+        "layers/conv2d/vars/0": 1,
+        "layers/conv2d_1/vars/0": 2,
+        "layers/conv2d_1/vars/1": 3,
+        "layers/functional/layers/conv2d/vars/0": 4,
+        "layers/dense/vars/0": 5,
+        "other": 6,
+    }
+    assert checkpoints.rename_keras_variables(arrays, layers) == {
+        "a/kernel": 1,
+        "b/kernel": 2,
+        "b/bias": 3,
+        "inner/kernel": 4,
+        "layers/dense/vars/0": 5,
+        "other": 6,
+    }
+
+
+def test_rename_refuses_one_name_twice():
+    layers = [("Conv2D", "a", ["kernel"]), ("Dense", "a", ["kernel"])]
+    arrays = {"layers/conv2d/vars/0": 1, "layers/dense/vars/0": 2}
+    with pytest.raises(ValueError, match=r"own\. Received: name='a/kernel'"):
+        checkpoints.rename_keras_variables(arrays, layers)
+
+
+def nested_model():
+    inputs = keras.Input((6, 6, 3))
+    x = small_model()(inputs)
+    return keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+
+
+@pytest.mark.parametrize("name", ["x.keras", "x.weights.h5", "x.h5"])
+def test_nested_model(tmp_path, name):
+    model = nested_model()
+    path = tmp_path / name
+    model.save_weights(path) if "weights" in name else save(model, path)
+    expected = named_weights(model.get_layer("small"))
+    if name != "x.h5":
+        expected = expected_weights(model.get_layer("small"))
+    head = model.get_layer("head")
+    expected["head/kernel"], expected["head/bias"] = head.get_weights()
+    assert_same(checkpoints.read(path), expected)
+
+
+def save(model, path):
+    model.save(path)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_keras_2(tmp_path, whole):
+    model = small_model()
+    model.compile("adam", "mse")
+    path = tmp_path / "x.h5"
+    if whole:
+        model.save(path)
+    else:
+        with h5py.File(path, "w") as file:
+            file.attrs["layer_names"] = [layer.name for layer in model.layers]
+            for layer in model.layers:
+                group = file.create_group(layer.name)
+                for v in layer.variables:
+                    group[f"{layer.name}_1/{v.name}:0"] = np.asarray(v)
+    assert_same(checkpoints.read(path), named_weights(model))
+
+
+def write_h5(path, fill):
+    with h5py.File(path, "w") as file:
+        fill(file)
+    return path
+
+
+def test_h5_links_are_not_followed(tmp_path):
+    write_h5(tmp_path / "other.h5", lambda f: f.create_group("model_weights"))
+
+    def fill(file):
+        file["layers/conv2d/vars/0"] = np.ones(3)
+        file["layers/conv2d/vars/1"] = h5py.SoftLink("/layers/conv2d/vars/0")
+        file["layers/dense"] = h5py.ExternalLink("other.h5", "/")
+        file["model_weights"] = h5py.ExternalLink("other.h5", "/model_weights")
+        file["layers/conv2d/loop"] = file["layers"]
+
+    arrays = checkpoints.read(write_h5(tmp_path / "x.h5", fill))
+    assert_same(arrays, {"layers/conv2d/vars/0": np.ones(3)})
+
+
+def external(file):
+    external = [("secret.bin", 0, 32)]
+    file.create_dataset("a", (4,), "f8", external=external)
+    file["b"] = np.zeros(100)
+
+
+def virtual(file):
+    layout = h5py.VirtualLayout((4,), "f8")
+    layout[:] = h5py.VirtualSource("other.h5", "a", (4,))
+    file.create_virtual_dataset("a", layout)
+
+
+@pytest.mark.parametrize(
+    ("fill", "match"),
+    [
+        (external, "another file"),
+        (virtual, "another file"),
+        (lambda f: f.create_dataset("a", (2**40,), "f4", chunks=(9,)), "compr"),
+        (lambda f: f.create_dataset("a", (2**62, 4), "f8", chunks=(9, 1)), ""),
+        (
+            lambda f: f.create_dataset("a", data=np.zeros(10**6), **GZIP),
+            "compr",
+        ),
+        (lambda f: f.create_dataset("a", data=["x"]), "holds object"),
+        (lambda f: f.create_dataset("a", data=h5py.Empty("f")), "NoneType"),
+        (lambda f: f.create_dataset("a", data=np.void(b"xx")), "holds"),
+    ],
+)
+def test_h5_that_must_not_be_read(tmp_path, fill, match):
+    (tmp_path / "secret.bin").write_bytes(bytes(32))
+    with pytest.raises(ValueError, match=f"{INCOMPLETE}.*{match}"):
+        checkpoints.read(write_h5(tmp_path / "x.h5", fill))
+
+
+GZIP = {"compression": "gzip"}
+
+
+def test_keras_config_without_layers(tmp_path):
+    path = tmp_path / "x.keras"
+    small_model().save(path)
+    with zipfile.ZipFile(path) as archive:
+        weights = archive.read("model.weights.h5")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps({"config": {}}))
+        archive.writestr("model.weights.h5", weights)
+    assert_same(checkpoints.read(path), expected_weights(small_model()))
+
+
+# Damage
+
+
+def contents(tmp_path):
+    model = small_model()
+    model.save(tmp_path / "x.keras")
+    model.save_weights(tmp_path / "x.weights.h5")
+    paths = [FOLDER / name for name in FIXTURES]
+    paths += [tmp_path / "x.keras", tmp_path / "x.weights.h5"]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def test_truncated_files(tmp_path):
+    path = tmp_path / "cut"
+    for name, data in contents(tmp_path).items():
+        for length in (1, 9, 20, len(data) // 3, len(data) - 1):
+            path.write_bytes(data[:length])
+            with pytest.raises(ValueError, match=r"\. Received: path="):
+                checkpoints.read(path)
+                pytest.fail(f"{name} cut to {length} bytes was read")
+
+
+def test_flipped_bytes(tmp_path):
+    rng = random.Random(0)
+    path = tmp_path / "flipped"
+    for data in contents(tmp_path).values():
+        for _ in range(300):
+            flipped = bytearray(data)
+            for _ in range(rng.choice((1, 1, 3))):
+                # Half of the flips in what describes the arrays.
+                end = rng.choice((len(data), 1500))
+                flipped[rng.randrange(end)] = rng.randrange(256)
+            path.write_bytes(flipped)
+            try:
+                arrays = checkpoints.read(path)
+            except ValueError as error:
+                assert "Received: path=" in str(error)
+            else:
+                assert isinstance(arrays, dict)
+
+
+def test_flipped_pickle_without_checksum(tmp_path):
+    # The zip's checksum hides the pickle from the test above.
+    name = "torch_zip/data.pkl"
+    with zipfile.ZipFile(FOLDER / "torch_zip.pth") as archive:
+        entries = {n: archive.read(n) for n in archive.namelist()}
+    rng = random.Random(0)
+    for _ in range(300):
+        flipped = bytearray(entries[name])
+        flipped[rng.randrange(len(flipped))] = rng.randrange(256)
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            for key, content in (entries | {name: bytes(flipped)}).items():
+                archive.writestr(key, content)
+        path = pathlib.Path(tmp_path / "flipped.pth")
+        path.write_bytes(file.getvalue())
+        try:
+            checkpoints.read(path)
+        except ValueError as error:
+            assert "Received: path=" in str(error)
+
+
+# The convolution of keras-applications
+
+
+@pytest.mark.parametrize(("groups", "channels"), [(1, 3), (3, 2), (4, 4)])
+def test_depthwise_to_grouped(groups, channels):
+    filters = groups * channels
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, 5, 5, filters)).astype("float32")
+    kernel = rng.normal(size=(3, 3, filters, channels)).astype("float32")
+    # `block3` of keras_applications/resnet_common.py, line by line.
+    x = keras.ops.depthwise_conv(image, kernel, padding="valid")
+    x = np.reshape(x, (2, 3, 3, groups, channels, channels))
+    x = sum(x[:, :, :, :, i] for i in range(channels))
+    expected = np.reshape(x, (2, 3, 3, filters))
+
+    grouped = checkpoints.depthwise_to_grouped(kernel, groups)
+    assert grouped.shape == (3, 3, channels, filters)
+    for g in range(groups):
+        part = slice(g * channels, (g + 1) * channels)
+        actual = keras.ops.conv(
+            image[..., part], grouped[..., part], padding="valid"
+        )
+        np.testing.assert_allclose(
+            actual, expected[..., part], rtol=1e-4, atol=1e-4
+        )
+
+
+def test_depthwise_to_grouped_refuses_other_groups():
+    with pytest.raises(
+        ValueError, match=r"Received: kernel\.shape=\(3, 3, 8, 2\), groups=3"
+    ):
+        checkpoints.depthwise_to_grouped(np.zeros((3, 3, 8, 2)), 3)

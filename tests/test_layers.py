@@ -1,0 +1,267 @@
+"""GroupedConv2D and BatchNormalization against Keras, NumPy and each other."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_resnext.layers import BatchNormalization, GroupedConv2D
+
+numpy = keras.ops.convert_to_numpy
+TENSORFLOW = keras.backend.backend() == "tensorflow"
+needs_tensorflow = pytest.mark.skipif(
+    not TENSORFLOW, reason="about TensorFlow's graph"
+)
+
+
+def reference(x, kernel, stride, dilation, groups):
+    """Convolves as the definition says, channels last, no padding."""
+    size = (kernel.shape[0] - 1) * dilation + 1
+    height = (x.shape[1] - size) // stride + 1
+    width = (x.shape[2] - size) // stride + 1
+    each = kernel.shape[2]
+    out = kernel.shape[3] // groups
+    y = np.zeros((len(x), height, width, kernel.shape[3]))
+    for i in range(height):
+        for j in range(width):
+            top, left = i * stride, j * stride
+            patch = x[
+                :, top : top + size : dilation, left : left + size : dilation
+            ]
+            for g in range(groups):
+                y[:, i, j, g * out : (g + 1) * out] = np.tensordot(
+                    patch[..., g * each : (g + 1) * each],
+                    kernel[..., g * out : (g + 1) * out],
+                    3,
+                )
+    return y
+
+
+@pytest.fixture(params=["direct", "split"])
+def path(request, monkeypatch):
+    """Runs a test on either of the two ways through TensorFlow."""
+    if request.param == "split" and not TENSORFLOW:
+        pytest.skip("other backends have one way only")
+    monkeypatch.setattr(
+        "keras_resnext.layers._trains_directly",
+        lambda: request.param == "direct",
+    )
+    return request.param
+
+
+def integers(shape, seed=0):
+    """Small whole numbers, so that sums are exact in every precision."""
+    random = np.random.default_rng(seed)
+    return random.integers(-2, 3, shape).astype("float32")
+
+
+@pytest.mark.parametrize(
+    "stride, dilation", [(1, 1), (2, 1), (1, 2)], ids=["plain", "stride", "dil"]
+)
+@pytest.mark.parametrize("groups", [1, 2, 4, 8])
+def test_equals_the_definition(path, groups, stride, dilation):
+    x, kernel = integers((2, 9, 8, 8)), integers((3, 3, 8 // groups, 16), 1)
+    layer = GroupedConv2D(
+        16,
+        3,
+        strides=stride,
+        dilation_rate=dilation,
+        groups=groups,
+        use_bias=False,
+    )
+    layer.build(x.shape)
+    layer.set_weights([kernel])
+    np.testing.assert_array_equal(
+        numpy(layer(x)),
+        reference(x, kernel, stride, dilation, groups),
+    )
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_equals_keras(path, dtype, padding):
+    options = dict(
+        filters=16,
+        kernel_size=3,
+        groups=4,
+        padding=padding,
+        activation="relu",
+        dtype=dtype,
+    )
+    ours = GroupedConv2D(**options)
+    theirs = keras.layers.Conv2D(**options)
+    x = integers((2, 7, 8, 8))
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+        layer.set_weights([integers((3, 3, 2, 16), 1), integers((16,), 2)])
+    y = ours(x)
+    assert keras.backend.standardize_dtype(y.dtype) == dtype
+    np.testing.assert_array_equal(
+        numpy(keras.ops.cast(y, "float32")),
+        numpy(keras.ops.cast(theirs(x), "float32")),
+    )
+    assert ours.compute_output_shape(x.shape) == tuple(y.shape)
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (1, 2)])
+def test_gradients_are_the_transposed_convolution(
+    path, stride, dilation, graph
+):
+    # A convolution is linear in both arguments, so that for any z
+    # <conv(x, k), z> = <x, dx> = <k, dk>: exact in whole numbers.
+    import tensorflow as tf
+
+    layer = GroupedConv2D(
+        8, 3, strides=stride, dilation_rate=dilation, groups=4, use_bias=False
+    )
+    x, kernel = integers((2, 9, 9, 8)), integers((3, 3, 2, 8), 1)
+    layer.build(x.shape)
+    layer.set_weights([kernel])
+
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            z = tf.constant(integers(y.shape, 2))
+            inner = tf.reduce_sum(y * z)
+        return [inner, *tape.gradient(inner, [x, layer.kernel.value])]
+
+    if graph:
+        gradients = tf.function(gradients)
+    inner, dx, dk = (np.array(a) for a in gradients(tf.constant(x)))
+    y = reference(x, kernel, stride, dilation, 4)
+    assert inner == (y * integers(y.shape, 2)).sum()
+    assert (x * dx).sum() == inner
+    assert (kernel * dk).sum() == inner
+
+
+@needs_tensorflow
+def test_graph_has_no_xla():
+    import tensorflow as tf
+
+    def marked(layer):
+        traced = tf.function(lambda x: layer(x)).get_concrete_function(
+            tf.TensorSpec((1, 8, 8, 8))
+        )
+        return (
+            b"_XlaMustCompile"
+            in traced.graph.as_graph_def(add_shapes=False).SerializeToString()
+        )
+
+    assert not marked(GroupedConv2D(8, 3, groups=4))
+    # What this looks for is there in Keras's own layer.
+    assert marked(keras.layers.Conv2D(8, 3, groups=4))
+
+
+@needs_tensorflow
+@pytest.mark.filterwarnings("ignore:Model doesn't support `jit_compile=True`")
+@pytest.mark.parametrize("jit_compile", ["auto", True])
+def test_compile_leaves_xla_out(jit_compile):
+    layer = GroupedConv2D(8, 3, groups=4)
+    model = keras.Sequential([keras.Input((8, 8, 8)), layer])
+    model.compile("sgd", "mse", jit_compile=jit_compile)
+    assert not model.jit_compile
+    # The switch is the layer's: Keras 3.15 looks at the devices, too.
+    assert not layer.supports_jit
+    assert keras.layers.Conv2D(8, 3).supports_jit
+
+
+def test_serialisation(tmp_path):
+    inputs = keras.Input((8, 8, 8))
+    x = GroupedConv2D(8, 3, groups=4, use_bias=False)(inputs)
+    model = keras.Model(inputs, BatchNormalization(momentum=0.9)(x))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert [type(a) for a in loaded.layers] == [type(a) for a in model.layers]
+    x = integers((2, 8, 8, 8))
+    np.testing.assert_array_equal(
+        model.predict(x, verbose=0), loaded.predict(x, verbose=0)
+    )
+
+
+@pytest.mark.parametrize(
+    "channels, groups, filters", [(8, 3, 9), (8, 4, 6), (8, 0, 8)]
+)
+def test_wrong_groups(channels, groups, filters):
+    with pytest.raises(ValueError, match="groups"):
+        GroupedConv2D(filters, 3, groups=groups).build((1, 8, 8, channels))
+
+
+def test_without_onednn():
+    """One step of training where TensorFlow lacks the gradients."""
+    if not TENSORFLOW:
+        pytest.skip("about TensorFlow")
+    code = """
+import keras, numpy as np
+from keras_resnext import layers
+layer = layers.GroupedConv2D(8, 3, groups=4, use_bias=True, activation="relu")
+model = keras.Sequential(
+    [keras.Input((8, 8, 8)), layer, layers.BatchNormalization()]
+)
+model.compile("sgd", "mse")
+before = layer.get_weights()[0]
+x = np.ones((2, 8, 8, 8), "float32")
+model.fit(x, np.ones((2, 6, 6, 8)), verbose=0)
+assert np.abs(layer.get_weights()[0] - before).max() > 0
+assert np.isfinite(model.predict(x, verbose=0)).all()
+print("directly" if layers._trains_directly() else "split")
+"""
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.split()[-1] == "split"
+
+
+class TestBatchNormalization:
+    @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+    def test_trains_as_keras(self, dtype):
+        x = np.random.default_rng(0).normal(2, 3, (8, 5, 6, 4))
+        pair = [
+            cls(momentum=0.9, epsilon=1e-5, dtype=dtype)
+            for cls in (BatchNormalization, keras.layers.BatchNormalization)
+        ]
+        y, expected = (
+            numpy(keras.ops.cast(layer(x, training=True), "float32"))
+            for layer in pair
+        )
+        tolerance = 1e-5 if dtype == "float32" else 0.05
+        np.testing.assert_allclose(y, expected, atol=tolerance)
+        ours, theirs = (
+            {v.name: numpy(v) for v in layer.variables} for layer in pair
+        )
+        assert ours.keys() == theirs.keys()
+        np.testing.assert_allclose(
+            ours["moving_mean"],
+            theirs["moving_mean"],
+            rtol=1e-5 if dtype == "float32" else 1e-2,
+        )
+        # Unbiased, as PyTorch's: n / (n - 1) of the batch's part.
+        n = 8 * 5 * 6 if TENSORFLOW else np.inf
+        batch = (theirs["moving_variance"] - 0.9) * (
+            n / (n - 1) if TENSORFLOW else 1
+        )
+        np.testing.assert_allclose(
+            ours["moving_variance"],
+            0.9 + batch,
+            rtol=1e-5 if dtype == "float32" else 1e-2,
+        )
+
+    @pytest.mark.parametrize("options", [{}, {"trainable": False}])
+    def test_inference_is_keras(self, options):
+        x = np.random.default_rng(0).normal(2, 3, (8, 5, 6, 4))
+        training = bool(options)
+        ours = BatchNormalization(**options)
+        theirs = keras.layers.BatchNormalization(**options)
+        a, b = ours(x, training=training), theirs(x, training=training)
+        np.testing.assert_array_equal(numpy(a), numpy(b))
+        np.testing.assert_array_equal(numpy(ours.moving_mean), 0)

@@ -1,0 +1,70 @@
+"""Every architecture gives the logits of PyTorch's model of that name."""
+
+import keras
+import numpy as np
+import pytest
+from reference import CLASSES, GOLDEN, SIZES, draw, golden, images, structure
+from safetensors.numpy import save_file
+
+import keras_resnext
+from keras_resnext.registry import ARCHITECTURES
+
+# The largest difference allowed, in units of the largest logit.
+TOLERANCE = 1e-4
+
+
+def build(name, **options):
+    """Builds the network of a row, narrow where the row is too large."""
+    row, groups = structure(name)
+    if groups != row.groups or name == "resnext29":
+        return keras_resnext.ResNeXt(
+            row.depths, groups, row.width_per_group, stem=row.stem, **options
+        )
+    return getattr(keras_resnext, row.constructor)(**options)
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def network(request, tmp_path_factory):
+    """Gives each architecture's name and our logits with the drawn weights."""
+    path = tmp_path_factory.mktemp("weights") / "drawn.safetensors"
+    save_file(draw(request.param), path)
+    model = build(
+        request.param,
+        weights=path,
+        classes=CLASSES,
+        input_shape=(None, None, 3),
+        classifier_activation=None,
+    )
+    path.unlink()
+    logits = [model(images(size), training=False) for size in SIZES]
+    return request.param, [keras.ops.convert_to_numpy(y) for y in logits]
+
+
+def assert_equal(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.shape == b.shape == (2, CLASSES)
+        assert np.abs(a - b).max() <= TOLERANCE * np.abs(b).max()
+
+
+def test_golden(network):
+    name, logits = network
+    assert_equal(logits, golden(name))
+
+
+def test_live(network):
+    pytest.importorskip("torch", reason="pip install -e '.[parity]'")
+    import torch_reference
+
+    name, logits = network
+    assert_equal(logits, torch_reference.logits(name, draw(name)))
+
+
+def test_every_architecture_has_golden_logits():
+    assert {path.stem for path in GOLDEN.glob("*.json")} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", ["resnext29", "resnet18", "resnext50_32x4d"])
+def test_golden_logits_depend_on_the_image(name):
+    # Otherwise the comparison would be one of the classifier's biases.
+    for logits in golden(name):
+        assert np.abs(logits[0] - logits[1]).max() > 1e-2

@@ -1,0 +1,358 @@
+import dataclasses
+import re
+import string
+
+import pytest
+
+from keras_resnext import __main__ as command
+from keras_resnext import registry
+from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, resolve
+
+# Tag, SHA-256 prefix, resize/crop, filter, top-1 and top-5 in %, licence:
+# torchvision 0.28's enums and timm 1.0.31's configurations, written down anew.
+FACTS = """
+resnext50_32x4d
+imagenet1k_v1           7cdf4587 256/224 bilinear 77.618 93.698 bsd-3-clause
+imagenet1k_v2           1a0047aa 232/224 bilinear 81.198 95.340 bsd-3-clause
+a1_in1k                 b5a91a1d 288/288 bicubic  81.480 95.152 apache-2.0
+a1h_in1k                0146ab0a 288/288 bicubic  82.016 95.934 apache-2.0
+a2_in1k                 efc76add 288/288 bicubic  81.304 95.114 apache-2.0
+a3_in1k                 3e450271 235/224 bicubic  79.258 94.308 apache-2.0
+fb_ssl_yfcc100m_ft_in1k ddb3e555 256/224 bilinear 80.316 95.386 cc-by-nc-4.0
+fb_swsl_ig1b_ft_in1k    72679e44 256/224 bilinear 82.162 96.224 cc-by-nc-4.0
+gluon_in1k              e6a097c1 256/224 bicubic  79.354 94.424 apache-2.0
+ra_in1k                 d733960d 303/288 bicubic  80.720 95.344 apache-2.0
+tv2_in1k                1a0047aa 232/224 bilinear 81.190 95.344 bsd-3-clause
+tv_in1k                 7cdf4587 256/224 bilinear 77.632 93.674 bsd-3-clause
+resnext101_32x4d
+fb_ssl_yfcc100m_ft_in1k dc43570a 256/224 bilinear 80.936 95.732 cc-by-nc-4.0
+fb_swsl_ig1b_ft_in1k    3f87e46b 256/224 bilinear 83.268 96.760 cc-by-nc-4.0
+gluon_in1k              b253c8c4 256/224 bicubic  80.336 94.908 apache-2.0
+resnext101_32x8d
+imagenet1k_v1           8ba56ff5 256/224 bilinear 79.312 94.526 bsd-3-clause
+imagenet1k_v2           110c445d 232/224 bilinear 82.834 96.228 bsd-3-clause
+fb_ssl_yfcc100m_ft_in1k 2cfe2f8b 256/224 bilinear 81.620 96.036 cc-by-nc-4.0
+fb_swsl_ig1b_ft_in1k    b4712904 256/224 bilinear 84.276 97.188 cc-by-nc-4.0
+fb_wsl_ig1b_ft_in1k     c38310e5 256/224 bilinear 82.720 96.624 cc-by-nc-4.0
+tv2_in1k                110c445d 232/224 bilinear 82.832 96.234 bsd-3-clause
+tv_in1k                 8ba56ff5 256/224 bilinear 79.308 94.530 bsd-3-clause
+resnext101_64x4d
+imagenet1k_v1           173b62eb 232/224 bilinear 83.246 96.454 bsd-3-clause
+c1_in1k                 0d0e0cc0 288/288 bicubic  83.158 96.370 apache-2.0
+gluon_in1k              f9a8e184 256/224 bicubic  80.640 95.000 apache-2.0
+tv_in1k                 173b62eb 256/224 bilinear 82.978 96.252 bsd-3-clause
+resnext101_32x16d
+fb_ssl_yfcc100m_ft_in1k 15fffa57 256/224 bilinear 81.856 96.084 cc-by-nc-4.0
+fb_swsl_ig1b_ft_in1k    f3559a9c 256/224 bilinear 83.340 96.844 cc-by-nc-4.0
+fb_wsl_ig1b_ft_in1k     c6f796b0 256/224 bilinear 84.166 97.192 cc-by-nc-4.0
+resnext101_32x32d
+fb_wsl_ig1b_ft_in1k     e4b90b00 256/224 bilinear 85.090 97.442 cc-by-nc-4.0
+resnext101_32x48d
+fb_wsl_ig1b_ft_in1k     3e41cc8a 256/224 bilinear 85.420 97.580 cc-by-nc-4.0
+resnext152_32x4d
+resnext29
+resnet18
+imagenet1k_v1           f37072fd 256/224 bilinear 69.758 89.078 bsd-3-clause
+resnet34
+imagenet1k_v1           b627a593 256/224 bilinear 73.314 91.420 bsd-3-clause
+resnet50
+imagenet1k_v1           0676ba61 256/224 bilinear 76.130 92.862 bsd-3-clause
+imagenet1k_v2           11ad3fa6 232/224 bilinear 80.858 95.434 bsd-3-clause
+resnet101
+imagenet1k_v1           63fe2227 256/224 bilinear 77.374 93.546 bsd-3-clause
+imagenet1k_v2           cd907fc2 232/224 bilinear 81.886 95.780 bsd-3-clause
+resnet152
+imagenet1k_v1           394f9c45 256/224 bilinear 78.312 94.046 bsd-3-clause
+imagenet1k_v2           f82ba261 232/224 bilinear 82.284 96.002 bsd-3-clause
+wide_resnet50_2
+imagenet1k_v1           95faca4d 256/224 bilinear 78.468 94.086 bsd-3-clause
+imagenet1k_v2           9ba9bcbe 232/224 bilinear 81.602 95.758 bsd-3-clause
+wide_resnet101_2
+imagenet1k_v1           32ee1156 256/224 bilinear 78.848 94.284 bsd-3-clause
+imagenet1k_v2           d733dc28 232/224 bilinear 82.510 96.020 bsd-3-clause
+"""
+# Trainable parameters as torchvision, timm and (resnext29) the formula have
+# them, and torchvision's GMACs.
+PARAMETERS = {
+    "resnext50_32x4d": (25_028_904, 4.23),
+    "resnext101_32x4d": (44_177_704, None),
+    "resnext101_32x8d": (88_791_336, 16.414),
+    "resnext101_64x4d": (83_455_272, 15.46),
+    "resnext101_32x16d": (194_026_792, None),
+    "resnext101_32x32d": (468_530_472, None),
+    "resnext101_32x48d": (828_411_176, None),
+    "resnext152_32x4d": (59_951_400, None),
+    "resnet18": (11_689_512, 1.814),
+    "resnet34": (21_797_672, 3.664),
+    "resnet50": (25_557_032, 4.089),
+    "resnet101": (44_549_160, 7.801),
+    "resnet152": (60_192_808, 11.514),
+    "wide_resnet50_2": (68_883_240, 11.398),
+    "wide_resnet101_2": (126_886_696, 22.753),
+    "resnext29": (4_775_754, None),
+}
+CIFAR10 = dataclasses.replace(
+    CHECKPOINTS["resnext50_32x4d", "imagenet1k_v1"],
+    architecture="resnext29",
+    tag="cifar10",
+    url=None,
+    file="resnext29.safetensors",
+    classes=10,
+)
+
+
+def facts():
+    rows = {}
+    for line in FACTS.split("\n"):
+        words = line.split()
+        if len(words) == 1:
+            (architecture,) = words
+        elif words:
+            tag, *row = words
+            rows[architecture, tag] = row
+    return rows
+
+
+def count(net):
+    """Returns trainable parameters and GMACs of an architecture."""
+    parameters = macs = 0
+
+    def conv(inputs, outputs, kernel, size, groups=1):
+        nonlocal parameters, macs
+        weights = kernel**2 * inputs // groups * outputs
+        parameters += weights + 2 * outputs
+        macs += weights * size**2
+
+    size, kernel = (32, 3) if net.stem == "cifar" else (112, 7)
+    conv(3, 64, kernel, size)
+    size, inputs = (32 if net.stem == "cifar" else 56), 64
+    for stage, depth in enumerate(net.depths):
+        planes = 64 * 2**stage
+        for block in range(depth):
+            before, size = size, size // 2 if stage and not block else size
+            if net.block == "basic":
+                outputs = planes
+                conv(inputs, planes, 3, size)
+                conv(planes, planes, 3, size)
+            else:
+                outputs = 4 * planes
+                width = planes * net.width_per_group // 64 * net.groups
+                conv(inputs, width, 1, before)
+                conv(width, width, 3, size, net.groups)
+                conv(width, outputs, 1, size)
+            if (inputs, before) != (outputs, size):
+                conv(inputs, outputs, 1, size)
+            inputs = outputs
+    dense = inputs * net.classes
+    return parameters + dense + net.classes, (macs + dense) / 1e9
+
+
+def test_every_architecture_has_a_golden_count():
+    assert set(ARCHITECTURES) == set(PARAMETERS)
+    assert set(ARCHITECTURES) == {
+        line for line in FACTS.split("\n") if line and " " not in line
+    }
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_architecture(name):
+    net = ARCHITECTURES[name]
+    parameters, gmacs = PARAMETERS[name]
+    assert net.name == name
+    assert re.fullmatch("(Wide)?ResNe(X)?t[0-9]+(_[0-9x]+d?)?", net.constructor)
+    assert net.num_params == parameters
+    assert gmacs in (None, net.gmacs)
+    assert count(net) == (parameters, pytest.approx(net.gmacs, abs=6e-4))
+    assert net.block in ("basic", "bottleneck")
+    assert net.stem in ("imagenet", "cifar")
+    assert len(net.depths) == (4 if net.stem == "imagenet" else 3)
+    assert net.classes == (1000 if net.stem == "imagenet" else 10)
+
+
+def test_names_say_what_the_numbers_are():
+    for name, net in ARCHITECTURES.items():
+        layers = 2 + sum(net.depths) * (2 if net.block == "basic" else 3)
+        assert re.search("[0-9]+", name)[0] == str(layers)
+        if match := re.search(r"_(\d+)x(\d+)d", name):
+            sizes = net.groups, net.width_per_group
+            assert tuple(map(int, match.groups())) == sizes
+    constructors = [net.constructor for net in ARCHITECTURES.values()]
+    assert len(set(constructors)) == len(constructors)
+
+
+def test_every_published_checkpoint_is_there():
+    published = {key for key, row in CHECKPOINTS.items() if row.url}
+    assert published == set(facts())
+    assert set(CHECKPOINTS) - published <= {("resnext29", "cifar10")}
+
+
+@pytest.mark.parametrize(("key", "row"), facts().items(), ids="/".join)
+def test_published_checkpoint(key, row):
+    checkpoint = CHECKPOINTS[key]
+    digest, size, interpolation, top1, top5, licence = row
+    assert checkpoint.sha256.startswith(digest)
+    assert f"{checkpoint.resize}/{checkpoint.crop}" == size
+    assert checkpoint.interpolation == interpolation
+    assert checkpoint.top1 == float(top1)
+    assert checkpoint.top5 == float(top5)
+    assert checkpoint.licence == licence
+    assert checkpoint.mean == (0.485, 0.456, 0.406)
+    assert checkpoint.std == (0.229, 0.224, 0.225)
+    assert checkpoint.classes == 1000
+    assert checkpoint.file is None
+    host, name = checkpoint.url.removeprefix("https://").split("/", 1)
+    assert host in (
+        "download.pytorch.org",
+        "dl.fbaipublicfiles.com",
+        "github.com",
+    )
+    assert name.endswith(f"-{digest}.pth")
+
+
+@pytest.mark.parametrize("key", CHECKPOINTS, ids="/".join)
+def test_schema(key):
+    row = CHECKPOINTS[key]
+    assert key == (row.architecture, row.tag)
+    assert row.architecture in ARCHITECTURES
+    assert row.tag == row.tag.lower() != "imagenet"
+    assert (row.url is None) != (row.file is None)
+    assert 8 <= len(row.sha256) <= 64
+    assert set(row.sha256) <= set(string.hexdigits.lower())
+    assert row.licence in (
+        "apache-2.0",
+        "bsd-3-clause",
+        "cc-by-4.0",
+        "cc-by-nc-4.0",
+        "mit",
+    )
+    assert row.commercial == (row.licence != "cc-by-nc-4.0")
+    assert re.match("https?://", row.source) or row.file
+    assert row.resize >= row.crop >= 32
+    assert row.interpolation in ("bilinear", "bicubic")
+    assert len(row.mean) == len(row.std) == 3
+    assert all(0 < value < 1 for value in row.mean + row.std)
+    assert 0 < row.top1 < row.top5 < 100
+    assert row.classes == ARCHITECTURES[row.architecture].classes
+
+
+def test_files_of_one_digest_are_one_file():
+    urls = {}
+    for row in CHECKPOINTS.values():
+        assert urls.setdefault(row.sha256[:8], row.url) == row.url
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tag"),
+    [
+        ("resnext50_32x4d", "imagenet1k_v2"),
+        ("resnext101_32x4d", "gluon_in1k"),
+        ("resnext101_32x8d", "imagenet1k_v2"),
+        ("resnext101_64x4d", "imagenet1k_v1"),
+        ("resnet18", "imagenet1k_v1"),
+        ("resnet34", "imagenet1k_v1"),
+        ("resnet50", "imagenet1k_v2"),
+        ("resnet101", "imagenet1k_v2"),
+        ("resnet152", "imagenet1k_v2"),
+        ("wide_resnet50_2", "imagenet1k_v2"),
+        ("wide_resnet101_2", "imagenet1k_v2"),
+    ],
+)
+def test_imagenet_is_the_best_permissive_checkpoint(architecture, tag):
+    row = resolve(architecture, "imagenet")
+    assert (row.architecture, row.tag, row.commercial) == (
+        architecture,
+        tag,
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["resnext101_32x16d", "resnext101_32x32d", "resnext101_32x48d"],
+)
+def test_imagenet_is_never_non_commercial(architecture):
+    for accept in (False, True):
+        with pytest.raises(
+            ValueError,
+            match=r"no permissively licensed ImageNet one\. Received: weights="
+            r"'imagenet'\. Pass one of .*'fb_wsl_ig1b_ft_in1k' \(cc-by-nc-4.0\)"
+            r".*`accept_noncommercial=True`",
+        ):
+            resolve(architecture, "imagenet", accept_noncommercial=accept)
+
+
+def test_tags_in_any_case():
+    row = CHECKPOINTS["resnext50_32x4d", "imagenet1k_v1"]
+    assert resolve("resnext50_32x4d", "IMAGENET1K_V1") is row
+    assert resolve("resnext50_32x4d", "imagenet1k_v1") is row
+
+
+def test_non_commercial_weights_need_consent():
+    call = "resnext50_32x4d", "fb_swsl_ig1b_ft_in1k"
+    assert resolve(*call, accept_noncommercial=True) is CHECKPOINTS[call]
+    with pytest.raises(
+        ValueError,
+        match=r"cc-by-nc-4.0, which forbids .* weights='fb_swsl_ig1b_ft_in1k'\."
+        " Pass `accept_noncommercial=True`, or another one of 'imagenet1k_v1'",
+    ):
+        resolve(*call)
+
+
+def test_unknown_tag_lists_the_known_ones():
+    with pytest.raises(
+        ValueError,
+        match=r"must be a checkpoint of resnet50, and .*weights='a1_in1k'\. "
+        r"Pass one of 'imagenet1k_v1' \(bsd-3-clause\), 'imagenet1k_v2'",
+    ):
+        resolve("resnet50", "a1_in1k")
+
+
+def test_unknown_architecture_lists_the_known_ones():
+    with pytest.raises(
+        ValueError, match=r"architecture='resnext51'\. Pass one of resnext50_"
+    ):
+        resolve("resnext51", "imagenet")
+
+
+def test_architecture_without_checkpoints():
+    with pytest.raises(
+        ValueError, match=r"weights='imagenet'\. Pass None, or the path of"
+    ):
+        resolve("resnext152_32x4d", "imagenet")
+
+
+def test_imagenet_of_a_cifar_network_names_cifar10(monkeypatch):
+    monkeypatch.setitem(CHECKPOINTS, ("resnext29", "cifar10"), CIFAR10)
+    assert resolve("resnext29", "cifar10") is CIFAR10
+    with pytest.raises(ValueError, match=r"Pass one of 'cifar10'"):
+        resolve("resnext29", "imagenet")
+
+
+@pytest.mark.parametrize("option", [[], ["--markdown"]])
+def test_list_has_a_line_for_everything(option, capsys):
+    command.main(["list", *option])
+    output = capsys.readouterr().out
+    for name, tag in CHECKPOINTS:
+        assert re.search(rf"^(\| )?{name}[ |]+{tag} ", output, re.M)
+    assert re.search(
+        r"resnext152_32x4d[ |]+-[ |]+59,951,400[ |]+11\.71", output
+    )
+    assert re.search(
+        r"resnext50_32x4d[ |]+imagenet1k_v2 \\?\*[ |]+25,028,904[ |]+4\.23[ |]+"
+        r"81\.198 / 95\.340[ |]+bsd-3-clause[ |]+232/224 bilinear",
+        output,
+    )
+
+
+def test_list_marks_what_imagenet_loads(capsys):
+    command.main(["list"])
+    starred = re.findall(r"^(\S+) +(\S+) \* ", capsys.readouterr().out, re.M)
+    assert len(starred) == 11
+    for name, tag in starred:
+        assert resolve(name, "imagenet") is registry.CHECKPOINTS[name, tag]
+
+
+def test_a_command_is_required(capsys):
+    with pytest.raises(SystemExit):
+        command.main([])
+    assert "required" in capsys.readouterr().err
