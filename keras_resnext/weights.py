@@ -47,7 +47,8 @@ def choose(architecture, weights, accept_noncommercial=False):
     if weights is None or isinstance(weights, Checkpoint):
         return weights
     name = os.fspath(weights)
-    is_tag = (architecture, name.lower()) in CHECKPOINTS
+    tag = name.lower()
+    is_tag = tag == "imagenet" or (architecture, tag) in CHECKPOINTS
     if not is_tag and (os.path.exists(name) or re.search(r"[/\\.]", name)):
         return pathlib.Path(name)
     return resolve(architecture, name, accept_noncommercial)
@@ -129,15 +130,16 @@ def save(model, path, dtype="float16"):
         path: File to write; it appears only when it is complete.
         dtype: Type of the numbers in the file.
     """
-    partial = f"{path}.part"
-    save_file(
-        {
-            v.path: np.ascontiguousarray(keras.ops.convert_to_numpy(v), dtype)
-            for v in model.variables
-        },
-        partial,
-    )
-    os.replace(partial, path)
+    arrays = {
+        v.path: np.ascontiguousarray(keras.ops.convert_to_numpy(v), dtype)
+        for v in model.variables
+    }
+    partial = pathlib.Path(f"{path}.part")
+    try:
+        save_file(arrays, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _named_as_keras(arrays):

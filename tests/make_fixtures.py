@@ -3,14 +3,17 @@
     pip install torch safetensors keras
     KERAS_BACKEND=torch python tests/make_fixtures.py
 
-The first three hold one state dict, the Keras files one model. `arrays` and
+torch_zip.pth, torch_legacy.pth and tiny.safetensors hold one state dict of
+every kind of tensor, tiny.keras and tiny.weights.h5 one model. `arrays` and
 `keras_arrays` are what a reader must return, so that the tests need neither
-PyTorch nor stored values.
+PyTorch nor stored values. The net.* files hold the smallest whole network,
+`reference.draw("tiny")`.
 """
 
 import pathlib
 
 import numpy as np
+from reference import draw
 
 FOLDER = pathlib.Path(__file__).parent / "fixtures"
 
@@ -91,12 +94,28 @@ def save_keras():
     model.save_weights(FOLDER / "tiny.weights.h5")
 
 
+def save_net():
+    import safetensors.torch
+    import torch
+
+    net = {name: torch.tensor(array) for name, array in draw("tiny").items()}
+    net["bn1.num_batches_tracked"] = torch.tensor(7)
+    torch.save(net, FOLDER / "net_zip.pth")
+    torch.save(
+        {"state_dict": {f"module.{name}": net[name] for name in net}},
+        FOLDER / "net_legacy.pth",
+        _use_new_zipfile_serialization=False,
+    )
+    safetensors.torch.save_file(net, FOLDER / "net.safetensors")
+
+
 def main():
     import safetensors.torch
     import torch
 
     FOLDER.mkdir(exist_ok=True)
     save_keras()
+    save_net()
     # A module's state dict carries `_metadata`, which pickle stores by BUILD.
     state = torch.nn.Linear(1, 1).state_dict()
     state.clear()
