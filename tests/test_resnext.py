@@ -456,13 +456,14 @@ BLOCK = "`block` must be one of ('basic', 'bottleneck')"
 STEM = "`stem` must be one of ('imagenet', 'cifar')"
 CLASSES = "`classes` must be a positive integer"
 POOLING = "`pooling` must be None, 'avg' or 'max'"
-STRIDE = "`output_stride` must be one of"
+STRIDE = "`output_stride` must be None or one of"
 DEEP = dict(depths=(1, 1, 1, 1), stem="imagenet")
 WRONG = [
     (dict(block="wide"), BLOCK, "block='wide'"),
     (dict(block=None), BLOCK, "block=None"),
     (dict(stem="caffe"), STEM, "stem='caffe'"),
     (dict(depths=()), DEPTHS, "depths=()"),
+    (dict(depths=3), DEPTHS, "depths=3"),
     (dict(depths=(1, 0)), DEPTHS, "depths=(1, 0)"),
     (dict(depths=(1, 2.0)), DEPTHS, "depths=(1, 2.0)"),
     (dict(groups=0), "`groups` must be a positive integer", "groups=0"),
@@ -478,22 +479,24 @@ WRONG = [
         BASIC,
         "groups_and_width_per_group=(1, 32)",
     ),
-    (dict(DEEP, output_stride=4), f"{STRIDE} (8, 16, 32), or None", None),
-    (dict(DEEP, output_stride=12), f"{STRIDE} (8, 16, 32), or None", None),
-    (dict(DEEP, output_stride=64), f"{STRIDE} (8, 16, 32), or None", None),
+    (dict(DEEP, output_stride=4), f"{STRIDE} [8, 16, 32]", None),
+    (dict(DEEP, output_stride=12), f"{STRIDE} [8, 16, 32]", None),
+    (dict(DEEP, output_stride=64), f"{STRIDE} [8, 16, 32]", None),
     (
         dict(depths=(1, 1), stem="imagenet", output_stride=16),
-        f"{STRIDE} (8,), or None",
+        f"{STRIDE} [8]",
         None,
     ),
     (
         dict(DEEP, block="basic", groups=1, width_per_group=64)
         | dict(output_stride=16),
-        f"{STRIDE} (32,), or None",
+        f"{STRIDE} [32]",
         None,
     ),
     (dict(pooling="mean"), POOLING, "pooling='mean'"),
     (dict(pooling="mean", include_top=False), POOLING, "pooling='mean'"),
+    (dict(classes=True), CLASSES, "classes=True"),
+    (dict(input_shape=224), SHAPE, "input_shape=224"),
     (dict(classes=0), CLASSES, "classes=0"),
     (dict(classes=None), CLASSES, "classes=None"),
     (dict(classes=10.0), CLASSES, "classes=10.0"),
@@ -510,6 +513,12 @@ def test_wrong_argument(options, requirement, received):
         tiny(**options)
     received = received or f"output_stride={options['output_stride']}"
     assert_refused(str(caught.value), requirement, received)
+
+
+def test_integers_of_numpy():
+    labels = np.array([0, 1, 2])
+    model = tiny(depths=np.array([1, 1]), classes=labels.max() + 1)
+    assert model.output_shape == (None, 3)
 
 
 def test_unknown_argument():
@@ -552,7 +561,7 @@ RGB = "Pretrained weights take images of 3 channels"
             "input_shape=(31, 64, 3)",
         ),
         (dict(pooling="mean"), POOLING, "pooling='mean'"),
-        (dict(output_stride=16), f"{STRIDE} (32,), or None", None),
+        (dict(output_stride=16), f"{STRIDE} [32]", None),
         (dict(input_tensor=1), "`input_tensor` must be a Keras tensor", None),
     ],
 )
@@ -663,7 +672,8 @@ def test_no_file(tmp_path, build, folder):
         build(weights=str(path))
     assert_refused(
         str(caught.value),
-        "`weights` must be None, a tag or the path of a file",
+        "`weights` must be None, the path of a file or, for the named "
+        "constructors, a tag",
         f"weights='{path}', which is no file",
     )
 

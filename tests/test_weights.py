@@ -260,6 +260,18 @@ class TestSources:
         row = weights.choose("resnext50_32x4d", tag, accept_noncommercial=True)
         assert row.licence == "cc-by-nc-4.0"
 
+    def test_rows_are_checked_before_the_download(self, monkeypatch):
+        monkeypatch.setattr(
+            downloads, "fetch", lambda *_: pytest.fail("downloaded")
+        )
+        row = CHECKPOINTS["resnext50_32x4d", "fb_swsl_ig1b_ft_in1k"]
+        with pytest.raises(ValueError, match="accept_noncommercial=True"):
+            keras_resnext.ResNeXt50(weights=row)
+        with pytest.raises(ValueError, match="a checkpoint of resnet18"):
+            keras_resnext.ResNet18(weights=row)
+        with pytest.raises(ValueError, match="Received: weights=5"):
+            keras_resnext.ResNet18(weights=5)
+
     def test_the_cardinality_is_that_of_the_file(self, tmp_path):
         path = tmp_path / "net.safetensors"
         model = keras_resnext.ResNeXt29(
