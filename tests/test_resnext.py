@@ -702,10 +702,10 @@ class TestResNeXt29:
     @pytest.mark.parametrize(
         "options, expected",
         [
-            ({}, (32, 4)),
+            ({}, (16, 4)),
             ({"groups": 8}, (8, 4)),
-            ({"width_per_group": 64}, (32, 64)),
-            ({"groups": 16, "width_per_group": 64}, (16, 64)),
+            ({"width_per_group": 64}, (16, 64)),
+            ({"groups": 32, "width_per_group": 8}, (32, 8)),
         ],
     )
     def test_default_cardinality(self, options, expected, unallocated):
