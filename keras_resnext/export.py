@@ -3,26 +3,23 @@
 import contextlib
 import dataclasses
 import importlib
-import importlib.metadata
 import os
 import pathlib
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 
 import keras
 import numpy as np
 
-from keras_resnext import preprocessing, registry, serving
+from keras_resnext import preprocessing, serving
 from keras_resnext.arguments import require
-from keras_resnext.folding import fold, frozen
+from keras_resnext.folding import fold
+from keras_resnext.formats import FORMATS, PICTURES, Job
 
-_PICTURES = pathlib.Path(__file__).with_name("pictures")
 _COMPARED = 32  # pictures at most, beside the packaged ones
 _SIDE = 224  # pixels, where neither model nor checkpoint say
-_QUANTIZED = ["Add", "Conv", "Gemm", "MatMul", "MaxPool", "Pad", "Relu"]
 # Greatest difference from the model, relative to its greatest output. Eight
 # bits may round every score of an untrained network away.
 _TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 0.5}
@@ -64,20 +61,6 @@ class Report:
             f"pictures, {self.latency:.1f} ms a picture"
         )
         return "\n".join((line, *self.notes))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What the writers of all formats get."""
-
-    model: keras.Model
-    precision: str
-    side: int
-    samples: np.ndarray
-    calibration: np.ndarray | None
-    checkpoint: registry.Checkpoint | None
-    labels: list[str] | None
-    top: int
 
 
 def export(
@@ -145,13 +128,13 @@ def export(
     row, labels = _classes(model, checkpoint, labels)
     side = _side(model, row)
     transform = _transform(row, side)
-    samples = _inputs(model, transform, sorted(_PICTURES.glob("*.jpg")), side)
+    samples = _inputs(model, transform, PICTURES, side)
     if calibration is not None:
         calibration = _inputs(model, transform, calibration, side)
         samples = np.concatenate([samples, calibration[:_COMPARED]])
     dtype = precision if format == "saved_model" else "float32"
     folded = fold(model, dtype, fuse=format != "saved_model")
-    job = _Job(folded, precision, side, samples, calibration, row, labels, top)
+    job = Job(folded, precision, side, samples, calibration, row, labels, top)
     if tolerance is None:
         tolerance = _TOLERANCE[precision]
     with _moved(final) as part:
@@ -168,176 +151,8 @@ def export(
     return report
 
 
-def _extra(name):
-    """Imports an optional package."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"The package {name.partition('.')[0]!r} is required for this "
-            f"format. Received: {error}. Run `pip install "
-            '"keras_resnext[export]"`.'
-        ) from error
-
-
-def _write_saved_model(job, path):
-    serving.save(job.model, path, job.checkpoint, job.labels, job.top)
-    requests = {"serving_default": ("images", job.samples[:1])}
-    notes = []
-    if job.checkpoint is None:
-        notes.append("No `checkpoint`: without the signature serving_bytes.")
-    else:
-        picture = next(_PICTURES.glob("*.jpg")).read_bytes()
-        requests["serving_bytes"] = "pictures", [picture]
-    if not serving.write_warmup(path, requests):
-        notes.append("No tensorflow-serving-api: without warm-up requests.")
-    return tuple(notes)
-
-
-def _load_saved_model(path):
-    import tensorflow as tf
-
-    model = tf.saved_model.load(str(path))
-
-    def run(images, model=model):  # else its variables are collected
-        images = tf.constant(images)
-        return model.signatures["serving_default"](images)["outputs"].numpy()
-
-    return f"TensorFlow {tf.__version__}", run
-
-
-def _write_onnx(job, path):
-    tf2onnx, onnx = _extra("tf2onnx.convert"), _extra("onnx")
-    run = frozen(job.model)
-    proto, _ = tf2onnx.from_function(run, run.input_signature, opset=18)
-    onnx.checker.check_model(proto, full_check=True)
-    if job.precision == "float16":
-        convert = _extra("onnxruntime.transformers.float16")
-        proto = convert.convert_float_to_float16(proto, keep_io_types=True)
-    onnx.save(proto, path)
-    if job.precision == "int8":
-        _quantize_onnx(job, path)
-
-
-def _quantize_onnx(job, path):
-    quantization = _extra("onnxruntime.quantization")
-
-    class Reader(quantization.CalibrationDataReader):
-        images = iter(job.calibration)
-
-        def get_next(self):
-            image = next(self.images, None)
-            return None if image is None else {"images": image[np.newaxis]}
-
-    quantization.quantize_static(
-        path,
-        path,
-        Reader(),
-        per_channel=True,
-        # Not Softmax: in eight bits, most probabilities are zero.
-        op_types_to_quantize=_QUANTIZED,
-    )
-
-
-def _load_onnx(path):
-    runtime = _extra("onnxruntime")
-    session = runtime.InferenceSession(
-        str(path), providers=["CPUExecutionProvider"]
-    )
-    return (
-        f"ONNX Runtime {runtime.__version__}",
-        lambda images: session.run(None, {"images": images})[0],
-    )
-
-
-def _write_litert(job, path):
-    import tensorflow as tf
-
-    model = job.model
-    shape = (None, *(n or job.side for n in model.inputs[0].shape[1:]))
-    if shape != model.inputs[0].shape:
-        images = keras.Input(batch_shape=shape, name="images")
-        model = keras.Model(images, model(images))
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [frozen(model).get_concrete_function()]
-    )
-    if job.precision != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if job.precision == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if job.precision == "int8":
-        builtins = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
-        converter.target_spec.supported_ops = [builtins]
-        converter.representative_dataset = lambda: (
-            [image[np.newaxis]] for image in job.calibration
-        )
-    path.write_bytes(converter.convert())
-
-
-def _load_litert(path):
-    litert = _extra("ai_edge_litert.interpreter")
-    version = importlib.metadata.version("ai-edge-litert")
-    interpreter = litert.Interpreter(str(path), num_threads=os.cpu_count())
-    (image,) = interpreter.get_input_details()
-    (output,) = interpreter.get_output_details()
-
-    def run(images):
-        interpreter.resize_tensor_input(image["index"], images.shape)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(image["index"], images)
-        interpreter.invoke()
-        return interpreter.get_tensor(output["index"])
-
-    return f"LiteRT {version}", run
-
-
-def _write_openvino(job, path):
-    openvino = _extra("openvino")
-    saved = path.with_name("saved_model")
-    serving.save(job.model, saved)
-    path.mkdir()
-    openvino.save_model(
-        openvino.convert_model(str(saved)),
-        path / "model.xml",
-        compress_to_fp16=job.precision == "float16",
-    )
-
-
-def _load_openvino(path):
-    openvino = _extra("openvino")
-    # Where the CPU can, the default is bfloat16, with differences of 1 %.
-    compiled = openvino.Core().compile_model(
-        path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
-    version = openvino.__version__.partition("-")[0]
-    return f"OpenVINO {version}", lambda images: compiled(images)[0]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Format:
-    write: Callable
-    load: Callable
-    precisions: tuple[str, ...]
-
-
-_FORMATS = {
-    "saved_model": _Format(
-        _write_saved_model,
-        _load_saved_model,
-        ("float32", "bfloat16", "float16"),
-    ),
-    "onnx": _Format(_write_onnx, _load_onnx, ("float32", "float16", "int8")),
-    "litert": _Format(
-        _write_litert, _load_litert, ("float32", "float16", "int8")
-    ),
-    "openvino": _Format(
-        _write_openvino, _load_openvino, ("float32", "float16")
-    ),
-}
-
-
 def _check_arguments(model, format, precision, calibration, top):
-    """Checks the arguments that need no file; returns the `_Format`."""
+    """Checks the arguments that need no file; returns the `Format`."""
     require(
         keras.backend.backend() == "tensorflow",
         "Keras must run on TensorFlow to export",
@@ -345,18 +160,27 @@ def _check_arguments(model, format, precision, calibration, top):
         backend=keras.backend.backend(),
     )
     require(
-        format in _FORMATS,
-        f"`format` must be one of {', '.join(_FORMATS)}",
+        format in FORMATS,
+        f"`format` must be one of {', '.join(FORMATS)}",
         "Choose the one of your runtime.",
         format=format,
     )
-    precisions = _FORMATS[format].precisions
+    precisions = FORMATS[format].precisions
     require(
         precision in precisions,
         f"`precision` must be one of {', '.join(precisions)} for {format}",
         "Choose one of them, or another format.",
         precision=precision,
     )
+    for package in FORMATS[format].packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f"The package {package} is required for this format. "
+                f"Received: format={format!r} ({error}). Run `pip install "
+                '"keras_resnext[export]"`.'
+            ) from error
     require(
         precision != "int8" or calibration is not None,
         "int8 needs pictures that show the range of every feature map",
@@ -368,6 +192,13 @@ def _check_arguments(model, format, precision, calibration, top):
         "`top` must be a positive integer",
         "Leave it out for 5.",
         top=top,
+    )
+    require(
+        isinstance(model, keras.Model) and getattr(model, "inputs", None),
+        "`model` must be a functional or sequential Keras model",
+        "Call a subclassed one on a `keras.Input`, and make a `keras.Model` "
+        "of both.",
+        model=type(model).__name__,
     )
     shapes = [tuple(x.shape) for x in model.inputs]
     require(
@@ -384,7 +215,7 @@ def _check_arguments(model, format, precision, calibration, top):
         "'channels_last')`; the weights are the same.",
         data_format="channels_first",
     )
-    return _FORMATS[format]
+    return FORMATS[format]
 
 
 def _destination(path, format, version):
@@ -442,7 +273,7 @@ def _classes(model, checkpoint, labels):
         labels is not None and len(labels) == classes,
         f"`labels` must name the model's {classes} classes",
         "Pass a list of names in the classes' order.",
-        labels=labels,
+        number_of_labels=None if labels is None else len(labels),
     )
     require(
         all("\n" not in label for label in labels),
@@ -588,9 +419,10 @@ def _compare(load, path, job, model, tolerance):
 
 def _compare_bytes(path, job, model, transform, tolerance):
     """Compares `serving_bytes` with Pillow's pictures in the Keras model."""
-    files = sorted(_PICTURES.glob("*.jpg"))
-    answer = serving.classify(path, [f.read_bytes() for f in files])
-    expected = model.predict(np.stack([transform(f) for f in files]), verbose=0)
+    answer = serving.classify(path, [f.read_bytes() for f in PICTURES])
+    expected = model.predict(
+        np.stack([transform(f) for f in PICTURES]), verbose=0
+    )
     best = -np.sort(-expected)[:, : job.top]
     difference = np.abs(answer["scores"] - best).max() / np.abs(best).max()
     # A pixel in five hundred is rounded differently.
