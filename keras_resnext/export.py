@@ -96,8 +96,8 @@ def export(
             that OpenVINO wrote, is replaced.
         format: `"saved_model"`, `"onnx"`, `"litert"` or `"openvino"`.
         precision: `"float32"`; `"float16"`; `"bfloat16"`, for
-            `"saved_model"`; `"int8"`, for `"litert"` and `"onnx"`. Inputs and
-            outputs are float32 always.
+            `"saved_model"`; `"int8"`, for `"litert"`. Inputs and outputs are
+            float32 always.
         checkpoint: What `keras_resnext.eval_transform` takes. A SavedModel
             gets the signature `serving_bytes` with this preprocessing: see
             `keras_resnext.serving.save`. Also prepares `calibration`; without

@@ -13,7 +13,6 @@ from keras_resnext import registry, serving
 from keras_resnext.folding import frozen
 
 PICTURES = sorted(pathlib.Path(__file__).with_name("pictures").glob("*.jpg"))
-_QUANTIZED = ["Add", "Conv", "Gemm", "MatMul", "MaxPool", "Pad", "Relu"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,28 +97,6 @@ def _write_onnx(job, path):
 
         proto = float16.convert_float_to_float16(proto, keep_io_types=True)
     onnx.save(proto, path)
-    if job.precision == "int8":
-        _quantize_onnx(job, path)
-
-
-def _quantize_onnx(job, path):
-    from onnxruntime import quantization
-
-    class Reader(quantization.CalibrationDataReader):
-        images = iter(job.calibration)
-
-        def get_next(self):
-            image = next(self.images, None)
-            return None if image is None else {"images": image[np.newaxis]}
-
-    quantization.quantize_static(
-        path,
-        path,
-        Reader(),
-        per_channel=True,
-        # Not Softmax: in eight bits, most probabilities are zero.
-        op_types_to_quantize=_QUANTIZED,
-    )
 
 
 def _load_onnx(path):
@@ -143,7 +120,7 @@ def _write_litert(job, path):
         images = keras.Input(batch_shape=shape, name="images")
         model = keras.Model(images, model(images))
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [frozen(model).get_concrete_function()]
+        [frozen(model).get_concrete_function()], tf.Module()
     )
     if job.precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -211,7 +188,7 @@ FORMATS = {
     "onnx": Format(
         _write_onnx,
         _load_onnx,
-        ("float32", "float16", "int8"),
+        ("float32", "float16"),
         ("tf2onnx", "onnx", "onnxruntime"),
     ),
     "litert": Format(

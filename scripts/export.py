@@ -2,7 +2,7 @@ r"""Exports a network to one runtime or all of them, each file proven.
 
     python scripts/export.py resnext50_32x4d --out served/resnext50
     python scripts/export.py resnext50_32x4d --out served/resnext50 \
-        --format litert onnx --precision int8 --calibration pictures/
+        --format litert --precision int8 --calibration pictures/
     python scripts/export.py my.keras --checkpoint resnext50_32x4d \
         --labels labels.txt --out served/mine
 

@@ -81,7 +81,7 @@ int main(int argc, char** argv) {
   for (size_t i = 0; i < outputs.size(); ++i) {
     tensorflow::NamedTensorProto reply;
     reply.set_name(keys[i]);
-    outputs[i].AsProtoTensorContent(reply.mutable_tensor());
+    outputs[i].AsProtoField(reply.mutable_tensor());
     const std::string bytes = reply.SerializeAsString();
     const uint32_t length = bytes.size();
     std::cout.write(reinterpret_cast<const char*>(&length), sizeof length);
