@@ -5,7 +5,10 @@ import numpy as np
 
 from keras_resnext.layers import GroupedConv2D
 
-_MAX_CONSTANTS = 1_800_000_000  # bytes
+# ResNeXt-101 32x4d is below. Constants make ResNeXt-50 20 % faster in
+# TensorFlow Serving (47 against 57 ms), but take fifteen times their size in
+# memory, variables five times.
+_MAX_CONSTANTS = 200_000_000  # bytes
 
 
 class _Convolution(GroupedConv2D):
@@ -88,7 +91,7 @@ def fold(model, dtype="float32", fuse=True):
 
 
 def frozen(model):
-    """Returns a model as a `tf.function` with its weights as constants.
+    """Returns a model as a `tf.function`, its weights constants if small.
 
     oneDNN prepares constant kernels once instead of in each call.
 
@@ -97,8 +100,7 @@ def frozen(model):
 
     Returns:
         From `images`, as the model takes them, to `{"outputs": float32}`. The
-        weights of a model beyond 1.8 GB stay variables: one file of a graph
-        ends at 2 GiB.
+        weights of a model beyond 200 MB stay variables.
     """
     import tensorflow as tf
 
