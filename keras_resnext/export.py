@@ -172,6 +172,12 @@ def _check_arguments(model, format, precision, calibration, top):
         "Choose one of them, or another format.",
         precision=precision,
     )
+    require(
+        precision != "int8" or calibration is not None,
+        "int8 needs pictures that show the range of every feature map",
+        "Pass a folder of a hundred pictures or more.",
+        calibration=calibration,
+    )
     for package in FORMATS[format].packages:
         try:
             importlib.import_module(package)
@@ -181,12 +187,6 @@ def _check_arguments(model, format, precision, calibration, top):
                 f"Received: format={format!r} ({error}). Run `pip install "
                 '"keras_resnext[export]"`.'
             ) from error
-    require(
-        precision != "int8" or calibration is not None,
-        "int8 needs pictures that show the range of every feature map",
-        "Pass a folder of a hundred pictures or more.",
-        calibration=calibration,
-    )
     require(
         isinstance(top, int) and top > 0,
         "`top` must be a positive integer",
