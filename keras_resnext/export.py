@@ -286,13 +286,13 @@ def _classes(model, checkpoint, labels):
 
 def _side(model, row):
     """Returns the longer side of the images to compare, in pixels."""
-    sides = model.inputs[0].shape[1:3]
+    *sides, channels = model.inputs[0].shape[1:]
     if row is None:
         return max(side or _SIDE for side in sides)
     require(
-        all(side in (None, row.crop) for side in sides),
-        f"The model must take images of {row.crop}x{row.crop} pixels, as the "
-        "checkpoint's preprocessing makes them",
+        all(side in (None, row.crop) for side in sides) and channels == 3,
+        f"The model must take images of {row.crop}x{row.crop} pixels and 3 "
+        "channels, as the checkpoint's preprocessing makes them",
         "Build it with this `input_shape`, or pass a `dataclasses.replace` of "
         "the checkpoint's row with another `resize` and `crop`.",
         input_shape=tuple(model.inputs[0].shape[1:]),

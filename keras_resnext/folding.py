@@ -5,9 +5,9 @@ import numpy as np
 
 from keras_resnext.layers import GroupedConv2D
 
-# ResNeXt-101 32x4d is below. Constants make ResNeXt-50 20 % faster in
-# TensorFlow Serving (47 against 57 ms), but take fifteen times their size in
-# memory, variables five times.
+# Constants make ResNeXt-50 15 to 20 % faster as TensorFlow Serving loads it
+# (47 against 54-57 ms), but take 15 times their size in memory there, and
+# variables 5 times. ResNeXt-101 32x4d is below this limit.
 _MAX_CONSTANTS = 200_000_000  # bytes
 
 
@@ -35,8 +35,9 @@ def fold(model, dtype="float32", fuse=True):
             and one output. Nested models are rebuilt, too.
         dtype: Type of feature maps and of the weights that make them; what
             follows the pooling stays float32.
-        fuse: Whether TensorFlow may fuse a grouped convolution with its bias,
-            which is faster, but fails on CPUs where oneDNN is off.
+        fuse: Whether TensorFlow may fuse a grouped convolution with its bias.
+            Where oneDNN is off, what it fuses fails; other runtimes expect a
+            bias.
 
     Returns:
         A `keras.Model`. In float32 its outputs are those of `model` within
