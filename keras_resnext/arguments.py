@@ -1,6 +1,7 @@
 """Checks the arguments of the constructors, before anything is built."""
 
 import keras
+import numpy as np
 
 # How much smaller than the image the stem's output is.
 STEM_STRIDE = {"imagenet": 4, "cifar": 1}
@@ -29,13 +30,15 @@ def check_structure(depths, groups, width_per_group, block, stem):
         block=block,
     )
     require(
-        stem in STEM_STRIDE,
+        stem in tuple(STEM_STRIDE),
         f"`stem` must be one of {tuple(STEM_STRIDE)}",
         "Images of about 32x32 pixels want 'cifar'.",
         stem=stem,
     )
     require(
-        len(depths) > 0 and all(_positive(depth) for depth in depths),
+        np.ndim(depths) == 1
+        and len(depths) > 0
+        and all(map(_positive, depths)),
         "`depths` must be positive integers, one for each stage",
         "ResNeXt-50 has (3, 4, 6, 3).",
         depths=depths,
@@ -63,13 +66,14 @@ def check_structure(depths, groups, width_per_group, block, stem):
 
 def check_output_stride(output_stride, full, block, stem):
     """Checks the ratio of the image's size to the last feature map's."""
-    allowed = (full,)
+    allowed, advice = {full}, "The basic block has no dilation."
     if block == "bottleneck":
-        allowed = tuple(s for s in (8, 16, 32) if STEM_STRIDE[stem] < s <= full)
+        allowed |= {s for s in (8, 16, 32) if STEM_STRIDE[stem] < s <= full}
+        advice = "Strides beyond it become dilation."
     require(
         output_stride is None or output_stride in allowed,
-        f"`output_stride` must be one of {allowed}, or None",
-        "Strides beyond it become dilation, which the basic block lacks.",
+        f"`output_stride` must be None or one of {sorted(allowed)}",
+        advice,
         output_stride=output_stride,
     )
 
@@ -84,7 +88,7 @@ def check_input_shape(input_shape, include_top, stem, least, weights):
         "(height, width, channels)" if last else "(channels, height, width)"
     )
     require(
-        len(input_shape) == 3,
+        isinstance(input_shape, (tuple, list)) and len(input_shape) == 3,
         f"`input_shape` must be {layout}",
         "Leave out the batch; the sizes may be None.",
         input_shape=input_shape,
@@ -97,7 +101,7 @@ def check_input_shape(input_shape, include_top, stem, least, weights):
         input_shape=input_shape,
     )
     require(
-        all(side is None or side >= least for side in size),
+        all(s is None or (_positive(s) and s >= least) for s in size),
         f"Images must be at least {least}x{least} pixels",
         "Enlarge the images, or build a network of fewer stages.",
         input_shape=input_shape,
@@ -147,4 +151,6 @@ def check_top(include_top, pooling, classes, classifier_activation, weights):
 
 
 def _positive(value):
-    return isinstance(value, int) and value > 0
+    # NumPy's integers are welcome: `classes=labels.max() + 1`.
+    whole = isinstance(value, (int, np.integer)) and value is not True
+    return whole and value > 0

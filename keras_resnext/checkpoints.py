@@ -48,13 +48,14 @@ def read(path, layers=None):
     The formats are PyTorch's (`.pth`, both the zip of today and the one
     before PyTorch 1.6), `.safetensors`, and Keras' `.keras`, `.weights.h5`
     and the `.h5` of Keras 2. Code in a file is never run, links in it are
-    never followed, and it cannot claim more memory than a few times its size.
+    never followed, and its arrays cannot claim more bytes than it has. But
+    libhdf5 is no match for a hostile HDF5 file: it may crash, or take 4 GB.
 
     Args:
         path: path of the file.
-        layers: what `rename_keras_variables` takes, the layers of the model to
-            fill. Read only for a `.weights.h5` without layer names; Keras
-            has written them at least since 3.10.
+        layers: what `rename_keras_variables` takes, for a `.weights.h5`
+            without layer names. Keras writes them, at least since 3.10, and
+            then they count.
 
     Returns:
         Dictionary from name to array, which may be read-only. bfloat16 becomes
@@ -235,7 +236,7 @@ def _read_hdf5(data, layers, groups):
         if claimed > len(data):
             raise ValueError("its datasets are compressed or incomplete")
         arrays = {name: _array(item) for name, item in datasets.items()}
-        groups = _named(items) | groups
+        groups = groups or _named(items)
         # Names beyond 64 kB are split over attributes with numbers.
         is_keras2 = any(
             {"layer_names", "layer_names0"} & set(group.attrs)
@@ -274,11 +275,21 @@ def _check_heaps(data):
 def _array(dataset):
     if dataset.external or dataset.is_virtual:
         raise ValueError(f"{dataset.name} refers to another file")
-    if dataset.dtype == "V2" and dataset.attrs.get("dtype") == "bfloat16":
+    if dataset.dtype == "V2" and _text(dataset, "dtype") == "bfloat16":
         return torch_files.bfloat16_to_float32(dataset[()].view("<u2"))
     if dataset.dtype.kind not in "fiub":
         raise ValueError(f"{dataset.name} holds {dataset.dtype}")
     return np.asarray(dataset[()])
+
+
+def _text(item, attribute):
+    # libhdf5 crashes on the damaged type of what should be a text.
+    if attribute not in item.attrs:
+        return None
+    found = item.attrs.get_id(attribute)
+    is_text = isinstance(found.get_type(), h5py.h5t.TypeStringID)
+    value = item.attrs[attribute] if is_text and found.shape == () else None
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _config_layers(config):
@@ -314,8 +325,8 @@ def _named(items):
     groups = {}
     for path, item in items.items():
         match = re.fullmatch(r"((?:.+/)?layers/(\w+?)(?:_\d+)?)/vars", path)
-        name = item.attrs.get("name") if match else None
-        if isinstance(name, str):
+        name = _text(item, "name") if match else None
+        if name:
             group, kind = match.groups()
             variables = _VARIABLES.get(kind, ())
             # Without gamma or beta, the numbers do not say which is which.

@@ -145,7 +145,7 @@ def _top(x, include_top, pooling, classes, classifier_activation):
     if not include_top:
         return x
     return layers.Dense(
-        classes,
+        int(classes),  # Keras refuses NumPy's integers
         activation=classifier_activation,
         # float32 under mixed precision: softmax overflows in float16
         dtype=keras.config.dtype_policy().variable_dtype,
@@ -183,8 +183,8 @@ def ResNeXt(
         groups: The paper's cardinality.
         width_per_group: The paper's bottleneck width, for 64 planes.
         include_top: Whether to end with average pooling and a classifier.
-        weights: `None` for random values, the path of a file, or a row of
-            `keras_resnext.registry.CHECKPOINTS`.
+        weights: `None` for random values, or the path of a file. The named
+            constructors take tags, too.
         input_tensor: Keras tensor to use as the images, or `None`.
         input_shape: Shape of one image. Sizes may be `None`. With a top it
             defaults to `(224, 224, 3)`, or `(32, 32, 3)` for `stem="cifar"`,
@@ -389,12 +389,10 @@ def ResNeXt29(
     row = ARCHITECTURES["resnext29"]
     weights = choose(row.name, weights)
     if groups is None or width_per_group is None:
-        found = cardinality(weights) or (
-            row.groups,
-            row.width_per_group,
-        )
-        groups = groups or found[0]
-        width_per_group = width_per_group or found[1]
+        found = cardinality(weights) or (row.groups, row.width_per_group)
+        groups = found[0] if groups is None else groups
+        if width_per_group is None:
+            width_per_group = found[1]
     return ResNeXt(
         row.depths,
         groups,

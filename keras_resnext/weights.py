@@ -33,7 +33,8 @@ def choose(architecture, weights, accept_noncommercial=False):
 
     Args:
         architecture: Name of a row of `registry.ARCHITECTURES`.
-        weights: `None`, a `Checkpoint`, a tag, or a path.
+        weights: `None`, a tag, a path, or a row of `registry.CHECKPOINTS`,
+            which counts as its tag.
         accept_noncommercial: Whether rows with a non-commercial licence may
             be chosen.
 
@@ -44,10 +45,20 @@ def choose(architecture, weights, accept_noncommercial=False):
         ValueError: if no such tag or file is known, or the licence needs
             `accept_noncommercial=True`.
     """
-    if weights is None or isinstance(weights, Checkpoint):
-        return weights
+    if weights is None:
+        return None
+    if isinstance(weights, Checkpoint):
+        # Nothing is downloaded that can't fit or has not been accepted.
+        return resolve(architecture, weights.tag, accept_noncommercial)
+    if not isinstance(weights, (str, os.PathLike)):
+        raise ValueError(
+            "`weights` must be None, a tag, a path or a row of CHECKPOINTS. "
+            f"Received: weights={weights!r}. Print the tags with "
+            "`python -m keras_resnext list`."
+        )
     name = os.fspath(weights)
-    is_tag = (architecture, name.lower()) in CHECKPOINTS
+    tag = name.lower()
+    is_tag = tag == "imagenet" or (architecture, tag) in CHECKPOINTS
     if not is_tag and (os.path.exists(name) or re.search(r"[/\\.]", name)):
         return pathlib.Path(name)
     return resolve(architecture, name, accept_noncommercial)
@@ -70,9 +81,10 @@ def locate(source):
     path = pathlib.Path(source)
     if not path.is_file():
         raise FileNotFoundError(
-            "`weights` must be None, a tag or the path of a file. Received: "
-            f"weights='{path}', which is no file. Check the path, or print "
-            "the tags with `python -m keras_resnext list`."
+            "`weights` must be None, the path of a file or, for the named "
+            f"constructors, a tag. Received: weights='{path}', which is no "
+            "file. Check the path, or print the tags with `python -m "
+            "keras_resnext list`."
         )
     return path
 
@@ -112,7 +124,7 @@ def load(model, path):
     ]
     arrays = _named_as_keras(checkpoints.read(path, layers))
     arrays = _grouped_from_depthwise(arrays, model)
-    variables = {v.path: v for v in model.variables}
+    variables = _variables(model)
     if "predictions/kernel" not in variables:
         for name in ("predictions/kernel", "predictions/bias"):
             arrays.pop(name, None)
@@ -129,15 +141,25 @@ def save(model, path, dtype="float16"):
         path: File to write; it appears only when it is complete.
         dtype: Type of the numbers in the file.
     """
-    partial = f"{path}.part"
-    save_file(
-        {
-            v.path: np.ascontiguousarray(keras.ops.convert_to_numpy(v), dtype)
-            for v in model.variables
-        },
-        partial,
-    )
-    os.replace(partial, path)
+    arrays = {
+        name: np.ascontiguousarray(keras.ops.convert_to_numpy(v), dtype)
+        for name, v in _variables(model).items()
+    }
+    partial = pathlib.Path(f"{path}.part")
+    try:
+        save_file(arrays, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _variables(model):
+    """Returns the variables by name; `v.path` would have name scopes in it."""
+    return {
+        f"{layer.name}/{v.name}": v
+        for layer in model.layers
+        for v in layer.variables
+    }
 
 
 def _named_as_keras(arrays):

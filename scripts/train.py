@@ -40,6 +40,7 @@ def parse_arguments():
         default=[20] * 5 + [24] * 5 + [32] * 4,
         help="side of the images in each epoch, pixels",
     )
+    parser.add_argument("--weights", help="a file to start from")
     parser.add_argument("--batch-size", type=int, default=128)
     # 0.1 for 128 images is the rate of the paper's CIFAR recipe.
     parser.add_argument("--learning-rate", type=float, default=0.1)
@@ -127,7 +128,7 @@ def main():
 
     keras.mixed_precision.set_global_policy(args.dtype)
     model = keras_resnext.ResNeXt29(
-        weights=None,
+        weights=args.weights,
         input_shape=(None, None, 3),
         classes=classes,
         groups=args.groups,

@@ -1,15 +1,19 @@
-"""Writes the files of `tests/fixtures` with real PyTorch.
+"""Writes the files of `tests/fixtures` with real PyTorch and Keras.
 
-    pip install torch safetensors
-    python tests/make_fixtures.py
+    pip install torch safetensors keras
+    KERAS_BACKEND=torch python tests/make_fixtures.py
 
-All three hold one state dict. `arrays` is what a reader must return, so the
-tests need neither PyTorch nor stored values.
+torch_zip.pth, torch_legacy.pth and tiny.safetensors hold one state dict of
+every kind of tensor, tiny.keras and tiny.weights.h5 one model. `arrays` and
+`keras_arrays` are what a reader must return, so that the tests need neither
+PyTorch nor stored values. The net.* files hold the smallest whole network,
+`reference.draw("tiny")`.
 """
 
 import pathlib
 
 import numpy as np
+from reference import draw
 
 FOLDER = pathlib.Path(__file__).parent / "fixtures"
 
@@ -61,11 +65,57 @@ def tensors():
     return state
 
 
+def keras_arrays():
+    """Returns the values of the Keras fixtures."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "conv1_conv/kernel": (3, 3, 3, 4),
+        "conv1_bn/gamma": (4,),
+        "conv1_bn/beta": (4,),
+        "conv1_bn/moving_mean": (4,),
+        "conv1_bn/moving_variance": (4,),
+        "predictions/kernel": (4, 2),
+        "predictions/bias": (2,),
+    }
+    return {n: rng.random(s).astype("float32") for n, s in shapes.items()}
+
+
+def save_keras():
+    import keras
+
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.Conv2D(4, 3, use_bias=False, name="conv1_conv")(inputs)
+    x = keras.layers.BatchNormalization(name="conv1_bn")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    x = keras.layers.Dense(2, name="predictions")(x)
+    model = keras.Model(inputs, x, name="tiny")
+    model.set_weights(list(keras_arrays().values()))
+    model.save(FOLDER / "tiny.keras")
+    model.save_weights(FOLDER / "tiny.weights.h5")
+
+
+def save_net():
+    import safetensors.torch
+    import torch
+
+    net = {name: torch.tensor(array) for name, array in draw("tiny").items()}
+    net["bn1.num_batches_tracked"] = torch.tensor(7)
+    torch.save(net, FOLDER / "net_zip.pth")
+    torch.save(
+        {"state_dict": {f"module.{name}": net[name] for name in net}},
+        FOLDER / "net_legacy.pth",
+        _use_new_zipfile_serialization=False,
+    )
+    safetensors.torch.save_file(net, FOLDER / "net.safetensors")
+
+
 def main():
     import safetensors.torch
     import torch
 
     FOLDER.mkdir(exist_ok=True)
+    save_keras()
+    save_net()
     # A module's state dict carries `_metadata`, which pickle stores by BUILD.
     state = torch.nn.Linear(1, 1).state_dict()
     state.clear()

@@ -1,0 +1,162 @@
+"""Shows the library's main job on real pictures, in about two minutes.
+
+    python scripts/quickstart.py
+
+Classifies photographs with the weights that ship with the package, trains a
+new head on the frozen network to read handwritten digits, exports that as a
+SavedModel, loads it in another process, which knows nothing of this package,
+and compares. Writes runs/quickstart/quickstart.png and .../digits/. The
+pictures come with scikit-image and scikit-learn; no network is needed.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import matplotlib
+import numpy as np
+import skimage
+import sklearn.datasets
+import sklearn.model_selection
+
+import keras_resnext
+
+OUT = pathlib.Path("runs/quickstart")
+# Loads the export as a stranger would: with TensorFlow alone.
+STRANGER = """
+import sys, numpy, tensorflow
+served = tensorflow.saved_model.load(sys.argv[1])
+images = numpy.load(sys.argv[2])
+numpy.save(sys.argv[3], served.serve(images).numpy())
+assert not {"keras", "keras_resnext"} & set(sys.modules)
+"""
+
+
+def classify():
+    """Returns photographs and the network's three best guesses for each."""
+    photographs = {
+        "cat": skimage.data.chelsea(),
+        "rocket": skimage.data.rocket(),
+        "coffee": skimage.data.coffee(),
+    }
+    model = keras_resnext.ResNeXt29(weights="cifar10")
+    transform = keras_resnext.eval_transform("resnext29/cifar10")
+    batch = np.stack([transform(image) for image in photographs.values()])
+    scores = model.predict(batch, verbose=0)
+    return photographs, keras_resnext.decode_predictions(scores, top=3)
+
+
+def load_digits():
+    """Returns 1,797 handwritten digits as (count, 32, 32, 3), 0..255."""
+    digits = sklearn.datasets.load_digits()
+    images = digits.images[..., None].repeat(3, -1) / 16 * 255
+    images = keras.ops.image.resize(images, (32, 32))
+    return keras.ops.convert_to_numpy(images).astype("float32"), digits.target
+
+
+def fine_tune(images, labels):
+    """Trains a head on the frozen network; returns both sides of it."""
+    x_train, x_test, y_train, y_test = sklearn.model_selection.train_test_split(
+        keras_resnext.preprocess_input(images),
+        labels,
+        test_size=0.25,
+        stratify=labels,
+        random_state=0,
+    )
+    base = keras_resnext.ResNeXt29(include_top=False, pooling="avg")
+    base.trainable = False
+    model = keras.Sequential(
+        [base, keras.layers.Dense(10, activation="softmax")], name="digits"
+    )
+    model.compile(
+        keras.optimizers.Adam(1e-2),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    history = model.fit(
+        x_train,
+        y_train,
+        validation_data=(x_test, y_test),
+        epochs=5,
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    return model, history.history, x_test
+
+
+def export(model, images):
+    """Returns the largest difference of another process's answer."""
+    answer = model.predict(images, verbose=0)
+    model.export(OUT / "digits" / "1", verbose=False)
+    np.save(OUT / "images.npy", images)
+    files = [OUT / "digits" / "1", OUT / "images.npy", OUT / "answer.npy"]
+    subprocess.run([sys.executable, "-c", STRANGER, *files], check=True)
+    difference = np.abs(np.load(files[2]) - answer).max()
+    files[1].unlink(), files[2].unlink()
+    return difference
+
+
+def draw(photographs, guesses, history, images, model):
+    """Draws photographs, guesses, the training and some digits read."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure = plt.figure(figsize=(12, 7), layout="constrained")
+    top, bottom = figure.subfigures(2, height_ratios=[3, 2])
+    top.suptitle("Photographs, by ResNeXt29(weights='cifar10')")
+    axes = top.subplots(2, len(photographs), height_ratios=[3, 1])
+    for column, image, guess in zip(
+        axes.T, photographs.values(), guesses, strict=True
+    ):
+        column[0].imshow(image)
+        column[0].axis("off")
+        _, names, scores = zip(*guess[::-1], strict=True)
+        column[1].barh(names, scores)
+        column[1].set_xlim(0, 1)
+    bottom.suptitle("Digits, by a new head on the same network, frozen")
+    left, right = bottom.subfigures(1, 2, width_ratios=[1, 2])
+    plot = left.subplots()
+    for name in ("accuracy", "val_accuracy"):
+        epochs = range(1, 1 + len(history[name]))
+        plot.plot(epochs, history[name], marker="o", label=name)
+    plot.set_xlabel("epoch")
+    plot.legend()
+    read = model.predict(images[:12], verbose=0).argmax(-1)
+    pixels = images[:12, ..., 0]
+    for axis, image, digit in zip(
+        right.subplots(2, 6).ravel(), pixels, read, strict=True
+    ):
+        axis.imshow(image, cmap="gray")
+        axis.set_title(str(digit))
+        axis.axis("off")
+    figure.savefig(OUT / "quickstart.png", dpi=100)
+
+
+def main():
+    """Runs the four parts and prints a table."""
+    start = time.time()
+    OUT.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(0)
+    photographs, guesses = classify()
+    model, history, x_test = fine_tune(*load_digits())
+    difference = export(model, x_test)
+    draw(photographs, guesses, history, x_test, model)
+
+    print(f"\n{'photograph':12}best guesses")
+    for name, guess in zip(photographs, guesses, strict=True):
+        text = ", ".join(f"{label} {score:.0%}" for _, label, score in guess)
+        print(f"{name:12}{text}")
+    print(f"{'digits':12}{history['val_accuracy'][-1]:.1%} of the test set")
+    print(f"{'SavedModel':12}differs by {difference:.1g} in another process")
+    print(f"{'time':12}{time.time() - start:.0f} s")
+    print(f"\nPicture: {OUT / 'quickstart.png'}")
+    if guesses[0][0][1] != "cat":
+        sys.exit("The cat must come out a cat.")
+
+
+if __name__ == "__main__":
+    main()

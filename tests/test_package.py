@@ -1,0 +1,51 @@
+"""The package as installed: imports, the list, what it needs."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# An import of TensorFlow fails in the process that runs this first.
+WITHOUT_TENSORFLOW = "import sys; sys.modules['tensorflow'] = None\n"
+
+
+def python(code, backend="jax"):
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_works_without_tensorflow(backend):
+    pytest.importorskip(backend)
+    code = """
+import numpy, keras_resnext
+model = keras_resnext.ResNeXt29(weights=None, groups=2)
+image = numpy.zeros((1, 32, 32, 3), "uint8")
+scores = model.predict(keras_resnext.preprocess_input(image), verbose=0)
+print(keras_resnext.decode_predictions(scores, top=1)[0][0][0][:7])
+"""
+    assert python(WITHOUT_TENSORFLOW + code, backend).split()[-1] == "cifar10"
+
+
+def test_list():
+    table = subprocess.run(
+        [sys.executable, "-m", "keras_resnext", "list"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    (row,) = (
+        line
+        for line in table.splitlines()
+        if "resnext50_32x4d" in line and "imagenet1k_v2" in line
+    )
+    for fact in ("25.0", "4.23", "81.198", "95.340", "bsd-3-clause", "232/224"):
+        assert fact in row

@@ -1,0 +1,285 @@
+"""Files of weights, through the public constructors."""
+
+import dataclasses
+import os
+import pathlib
+import pickle
+import re
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from reference import CLASSES, draw
+from safetensors.numpy import load_file, save_file
+
+import keras_resnext
+from keras_resnext import downloads, weights
+from keras_resnext.registry import CHECKPOINTS
+
+FIXTURES = pathlib.Path(__file__).with_name("fixtures")
+# Written out by hand: PyTorch's name, ours, and the order of the axes.
+NAMES = [
+    ("conv1.weight", "conv1_conv/kernel", (2, 3, 1, 0)),
+    ("bn1.weight", "conv1_bn/gamma", (0,)),
+    ("bn1.bias", "conv1_bn/beta", (0,)),
+    ("bn1.running_mean", "conv1_bn/moving_mean", (0,)),
+    ("bn1.running_var", "conv1_bn/moving_variance", (0,)),
+    ("layer1.0.conv1.weight", "conv2_block1_1_conv/kernel", (2, 3, 1, 0)),
+    ("layer1.0.conv2.weight", "conv2_block1_2_conv/kernel", (2, 3, 1, 0)),
+    ("layer1.0.bn3.running_var", "conv2_block1_3_bn/moving_variance", (0,)),
+    ("layer1.0.downsample.0.weight", "conv2_block1_0_conv/kernel", None),
+    ("layer1.0.downsample.1.bias", "conv2_block1_0_bn/beta", (0,)),
+    ("fc.weight", "predictions/kernel", (1, 0)),
+    ("fc.bias", "predictions/bias", (0,)),
+]
+
+
+def tiny(**options):
+    options = {"classes": CLASSES, **options}
+    return keras_resnext.ResNeXt((1,), 2, 1, stem="cifar", **options)
+
+
+def values(model):
+    return {v.path: keras.ops.convert_to_numpy(v) for v in model.variables}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Our values after loading a file that PyTorch wrote."""
+    return values(tiny(weights=FIXTURES / "net_zip.pth"))
+
+
+@pytest.fixture
+def net(drawn):
+    """The same values as a file's content, to be spoilt."""
+    return dict(load_file(FIXTURES / "net.safetensors"))
+
+
+def written(arrays, folder):
+    path = folder / "net.safetensors"
+    save_file(arrays, path)
+    return path
+
+
+class TestFormats:
+    @pytest.mark.parametrize(
+        "file", ["net_zip.pth", "net_legacy.pth", "net.safetensors"]
+    )
+    def test_pytorch(self, file):
+        loaded = values(tiny(weights=FIXTURES / file))
+        theirs = draw("tiny")
+        assert len(loaded) == len(theirs)
+        for torch_name, name, axes in NAMES:
+            axes = (2, 3, 1, 0) if axes is None else axes
+            np.testing.assert_array_equal(
+                loaded[name], theirs[torch_name].transpose(axes)
+            )
+
+    @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+    @pytest.mark.parametrize("include_top", [True, False])
+    def test_keras(self, drawn, suffix, include_top, tmp_path):
+        path = tmp_path / f"net{suffix}"
+        model = tiny(weights=FIXTURES / "net_zip.pth")
+        model.save(path) if suffix == ".keras" else model.save_weights(path)
+        loaded = values(tiny(weights=path, include_top=include_top))
+        expected = {
+            name: array
+            for name, array in drawn.items()
+            if include_top or not name.startswith("predictions")
+        }
+        assert_same(loaded, expected)
+
+    def test_keras_applications(self, drawn, tmp_path):
+        """Its ResNeXt had depthwise kernels, and a classifier `probs`."""
+        path = tmp_path / "old.h5"
+        with h5py.File(path, "w") as file:
+            layers = {}
+            for name, array in drawn.items():
+                layer, variable = name.split("/")
+                layer = layer.replace("predictions", "probs")
+                if layer.endswith("_2_conv"):
+                    variable = "depthwise_kernel"
+                    c, groups = array.shape[2], 2
+                    array = np.concatenate(
+                        [
+                            # in-channel a of group g makes all of g's outputs
+                            array[:, :, a, None, g * c : (g + 1) * c]
+                            for g in range(groups)
+                            for a in range(c)
+                        ],
+                        axis=2,
+                    )
+                group = file.require_group(layer)
+                group.create_dataset(f"{layer}/{variable}:0", data=array)
+                layers.setdefault(layer, []).append(f"{layer}/{variable}:0")
+            file.attrs["layer_names"] = [n.encode() for n in layers]
+            for layer, names in layers.items():
+                file[layer].attrs["weight_names"] = [n.encode() for n in names]
+        assert_same(values(tiny(weights=path)), drawn)
+
+    def test_save(self, drawn, tmp_path):
+        path = tmp_path / "net.safetensors"
+        weights.save(tiny(weights=FIXTURES / "net_zip.pth"), path)
+        assert os.listdir(tmp_path) == ["net.safetensors"]
+        loaded = values(tiny(weights=path))
+        for name, array in drawn.items():
+            np.testing.assert_array_equal(
+                loaded[name], array.astype("float16").astype("float32")
+            )
+
+    def test_failed_save_leaves_nothing(self, tmp_path, monkeypatch):
+        def broken(arrays, path):
+            path.write_bytes(b"half")
+            raise OSError("disk full")
+
+        monkeypatch.setattr(weights, "save_file", broken)
+        with pytest.raises(OSError, match="disk full"):
+            weights.save(tiny(), tmp_path / "net.safetensors")
+        assert not os.listdir(tmp_path)
+
+
+class TestFaults:
+    def fail(self, path, *patterns, **options):
+        with pytest.raises(ValueError) as caught:
+            tiny(weights=path, **options)
+        for pattern in patterns:
+            assert re.search(pattern, str(caught.value)), caught.value
+        return str(caught.value)
+
+    def test_all_are_listed_at_once(self, net, tmp_path):
+        del net["bn1.bias"], net["layer1.0.conv1.weight"]
+        net["extra"] = np.zeros(3, "float32")
+        net["layer9.0.conv1.weight"] = np.zeros((1, 1, 1, 1), "float32")
+        net["bn1.weight"] = np.zeros(5, "float32")
+        net["fc.bias"] = np.full(CLASSES, np.nan, "float32")
+        message = self.fail(
+            written(net, tmp_path),
+            "with 6 faults",
+            "missing: conv1_bn/beta",
+            "missing: conv2_block1_1_conv/kernel",
+            "unexpected: extra",
+            "unexpected: conv10_block1_1_conv/kernel",
+            r"shape of conv1_bn/gamma: \(5,\), not \(64,\)",
+            "not finite: predictions/bias",
+        )
+        assert message.count("\n") == 6
+
+    def test_wrong_classes(self):
+        self.fail(
+            FIXTURES / "net_zip.pth",
+            r"predictions/kernel: \(256, 16\), not \(256, 7\)",
+            classes=7,
+        )
+
+    def test_another_network(self):
+        with pytest.raises(ValueError, match="missing: conv5_block3_3_bn/beta"):
+            keras_resnext.ResNeXt50(weights=FIXTURES / "net_zip.pth")
+
+    def test_a_model_keeps_its_values(self, net, tmp_path):
+        model = tiny()
+        before = values(model)
+        net["fc.bias"] = net["fc.bias"][:3]
+        with pytest.raises(ValueError, match="predictions/bias"):
+            weights.load(model, written(net, tmp_path))
+        assert_same(before, values(model))
+
+    @pytest.mark.parametrize("length", [0, 1, 100, 50_000])
+    @pytest.mark.parametrize(
+        "file", ["net_zip.pth", "net_legacy.pth", "net.safetensors"]
+    )
+    def test_truncated(self, file, length, tmp_path):
+        path = tmp_path / file
+        path.write_bytes((FIXTURES / file).read_bytes()[:length])
+        self.fail(path, "A checkpoint must be", re.escape(str(path)))
+
+    def test_code_is_not_run(self, tmp_path):
+        marker = tmp_path / "ran"
+
+        class Evil:
+            def __reduce__(self):
+                return os.system, (f"touch {marker}",)
+
+        path = tmp_path / "evil.pth"
+        path.write_bytes(pickle.dumps({"state_dict": Evil()}, 2))
+        self.fail(path, "A checkpoint must be")
+        assert not marker.exists()
+
+    @pytest.mark.parametrize("path", ["nowhere.pth", "./nowhere", "."])
+    def test_no_file(self, path, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(FileNotFoundError, match=r"Check the path"):
+            keras_resnext.ResNeXt50(weights=path)
+
+
+class TestSources:
+    def test_a_tag_is_downloaded_and_verified(self, monkeypatch):
+        asked = []
+
+        def fetch(url, sha256):
+            asked.append((url, sha256))
+            return FIXTURES / "net_zip.pth"
+
+        monkeypatch.setattr(downloads, "fetch", fetch)
+        row = dataclasses.replace(
+            CHECKPOINTS["resnext50_32x4d", "imagenet1k_v2"], classes=CLASSES
+        )
+        model = tiny(weights=row)
+        assert asked == [(row.url, row.sha256)]
+        assert_same(
+            values(model), values(tiny(weights=FIXTURES / "net_zip.pth"))
+        )
+
+    def test_tags_and_paths(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        choose = weights.choose
+        best = CHECKPOINTS["resnext50_32x4d", "imagenet1k_v2"]
+        assert choose("resnext50_32x4d", None) is None
+        assert choose("resnext50_32x4d", best) is best
+        assert choose("resnext50_32x4d", "imagenet") is best
+        assert choose("resnext50_32x4d", "IMAGENET1K_V2") is best
+        (tmp_path / "file").write_bytes(b"")
+        assert str(choose("resnext50_32x4d", "file")) == "file"
+        assert str(choose("resnext50_32x4d", "a.pth")) == "a.pth"
+        # A file can't stand in for a verified download.
+        (tmp_path / "imagenet").write_bytes(b"")
+        assert choose("resnext50_32x4d", "imagenet") is best
+        with pytest.raises(ValueError, match="'imagenet1k_v1'"):
+            choose("resnext50_32x4d", "unknown")
+
+    def test_noncommercial_weights_need_consent(self):
+        tag = "fb_swsl_ig1b_ft_in1k"
+        with pytest.raises(ValueError, match="accept_noncommercial=True"):
+            keras_resnext.ResNeXt50(weights=tag)
+        row = weights.choose("resnext50_32x4d", tag, accept_noncommercial=True)
+        assert row.licence == "cc-by-nc-4.0"
+
+    def test_rows_are_checked_before_the_download(self, monkeypatch):
+        monkeypatch.setattr(
+            downloads, "fetch", lambda *_: pytest.fail("downloaded")
+        )
+        row = CHECKPOINTS["resnext50_32x4d", "fb_swsl_ig1b_ft_in1k"]
+        with pytest.raises(ValueError, match="accept_noncommercial=True"):
+            keras_resnext.ResNeXt50(weights=row)
+        with pytest.raises(ValueError, match="a checkpoint of resnet18"):
+            keras_resnext.ResNet18(weights=row)
+        with pytest.raises(ValueError, match="Received: weights=5"):
+            keras_resnext.ResNet18(weights=5)
+
+    def test_the_cardinality_is_that_of_the_file(self, tmp_path):
+        path = tmp_path / "net.safetensors"
+        model = keras_resnext.ResNeXt29(
+            weights=None, groups=4, width_per_group=2
+        )
+        weights.save(model, path, "float32")
+        loaded = keras_resnext.ResNeXt29(weights=path)
+        assert_same(values(loaded), values(model))
+        assert loaded.get_layer("conv2_block1_2_conv").groups == 4
+        with pytest.raises(ValueError, match="shape of conv2_block1_2_conv"):
+            keras_resnext.ResNeXt29(weights=path, groups=2)
