@@ -1,0 +1,437 @@
+"""Ships models: every format, each loaded again and compared."""
+
+import contextlib
+import dataclasses
+import importlib
+import os
+import pathlib
+import shutil
+import statistics
+import tempfile
+import time
+
+import keras
+import numpy as np
+
+from keras_resnext import preprocessing, serving
+from keras_resnext.arguments import require
+from keras_resnext.folding import fold
+from keras_resnext.formats import FORMATS, PICTURES, Job
+
+_COMPARED = 32  # pictures at most, beside the packaged ones
+_SIDE = 224  # pixels, where neither model nor checkpoint say
+# Greatest difference from the model, relative to its greatest output. Eight
+# bits may round every score of an untrained network away.
+_TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 0.5}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What has been written, and what its own runtime made of it.
+
+    Attributes:
+        path: The artifact, `pathlib.Path`.
+        runtime: Name and version of the runtime that loaded it.
+        precision: Type in which it computes or stores its weights.
+        size: Of all its files, in bytes.
+        max_difference: From the Keras model's outputs, relative to the
+            greatest of them.
+        agreement: Share of pictures whose best class is the Keras model's.
+        pictures: Number of pictures compared.
+        latency: Median for one picture on this machine, in milliseconds.
+        notes: Sentences on what has been left out.
+    """
+
+    path: pathlib.Path
+    runtime: str
+    precision: str
+    size: int
+    max_difference: float
+    agreement: float
+    pictures: int
+    latency: float
+    notes: tuple[str, ...] = ()
+
+    def __str__(self):
+        """Returns the report as one line, and one for each note."""
+        line = (
+            f"{self.path}: {self.runtime}, {self.precision}, "
+            f"{self.size / 1e6:.1f} MB, difference {self.max_difference:.1e}, "
+            f"top-1 agreement {self.agreement:.1%} of {self.pictures} "
+            f"pictures, {self.latency:.1f} ms a picture"
+        )
+        return "\n".join((line, *self.notes))
+
+
+def export(
+    model,
+    path,
+    format="saved_model",
+    precision="float32",
+    *,
+    checkpoint=None,
+    labels=None,
+    top=5,
+    calibration=None,
+    version=None,
+    tolerance=None,
+):
+    """Writes a model for a runtime, and proves that it runs there.
+
+    Batch normalisation is folded into the convolutions. The artifact is
+    written beside its place, loaded by its own runtime and compared with
+    `model` on photographs; only then it is moved in. If anything fails
+    before, what was at `path` stays as it was.
+
+        export(model, "served/resnext50", checkpoint="resnext50_32x4d")
+        export(model, "resnext50.tflite", "litert", "int8",
+               checkpoint="resnext50_32x4d", calibration="pictures/")
+
+    Args:
+        model: Keras model with one input, `(batch, height, width, channels)`,
+            and one output. Batch and sizes may be variable.
+        path: Where to write. `"saved_model"`: the servable's folder, of which
+            `path/1/` is the first version. `"openvino"`: a folder, for
+            `model.xml` and `model.bin`. Else a file. A file, or a folder
+            that OpenVINO wrote, is replaced.
+        format: `"saved_model"`, `"onnx"`, `"litert"` or `"openvino"`.
+        precision: `"float32"`; `"float16"`; `"bfloat16"`, for
+            `"saved_model"`; `"int8"`, for `"litert"`. Inputs and outputs are
+            float32 always.
+        checkpoint: What `keras_resnext.eval_transform` takes. A SavedModel
+            gets the signature `serving_bytes` with this preprocessing: see
+            `keras_resnext.serving.save`. Also prepares `calibration`; without
+            it, ImageNet's usual preprocessing does.
+        labels: Names of the classes for `serving_bytes`. By default those of
+            ImageNet or CIFAR-10, if the model has as many outputs.
+        top: Number of classes that `serving_bytes` returns.
+        calibration: Pictures that are like those to come: a folder, a list of
+            paths, or an array of the model's inputs. `"int8"` needs them, a
+            hundred or more; up to 32 are compared.
+        version: Of the SavedModel, a positive integer; by default 1.
+        tolerance: Greatest difference from the model's outputs, relative to
+            the greatest one, or `None` for that of the precision: 1e-4 for
+            float32, 0.02 for float16, 0.1 for bfloat16, 0.5 for int8.
+
+    Returns:
+        A `Report`, which is printed, too.
+
+    Raises:
+        ValueError: If an argument is out of its range, if the model cannot be
+            exported, or if the artifact's outputs are not the model's.
+        FileExistsError: If that version, or something else, is at `path`.
+        ImportError: If the format needs a package that is not installed.
+        OSError: If `path` cannot be written.
+    """
+    kind = _check_arguments(model, format, precision, calibration, top)
+    final = _destination(pathlib.Path(path), format, version)
+    row, labels = _classes(model, checkpoint, labels)
+    side = _side(model, row)
+    transform = _transform(row, side)
+    samples = _inputs(model, transform, PICTURES, side)
+    if calibration is not None:
+        calibration = _inputs(model, transform, calibration, side)
+        samples = np.concatenate([samples, calibration[:_COMPARED]])
+    dtype = precision if format == "saved_model" else "float32"
+    folded = fold(model, dtype, fuse=format != "saved_model")
+    job = Job(folded, precision, side, samples, calibration, row, labels, top)
+    if tolerance is None:
+        tolerance = _TOLERANCE[precision]
+    with _moved(final) as part:
+        with _writing(final):
+            notes = kind.write(job, part) or ()
+        facts = _compare(kind.load, part, job, model, tolerance)
+        if job.checkpoint and format == "saved_model":
+            notes += _compare_bytes(part, job, model, transform, tolerance)
+        size = sum(f.stat().st_size for f in _files(part))
+    if format == "saved_model":
+        serving.write_batching(final.parent)
+    report = Report(final, precision=precision, size=size, notes=notes, **facts)
+    print(report)
+    return report
+
+
+def _check_arguments(model, format, precision, calibration, top):
+    """Checks the arguments that need no file; returns the `Format`."""
+    require(
+        keras.backend.backend() == "tensorflow",
+        "Keras must run on TensorFlow to export",
+        "Set KERAS_BACKEND=tensorflow, and load the weights there.",
+        backend=keras.backend.backend(),
+    )
+    require(
+        format in FORMATS,
+        f"`format` must be one of {', '.join(FORMATS)}",
+        "Choose the one of your runtime.",
+        format=format,
+    )
+    precisions = FORMATS[format].precisions
+    require(
+        precision in precisions,
+        f"`precision` must be one of {', '.join(precisions)} for {format}",
+        "Choose one of them, or another format.",
+        precision=precision,
+    )
+    require(
+        precision != "int8" or calibration is not None,
+        "int8 needs pictures that show the range of every feature map",
+        "Pass a folder of a hundred pictures or more.",
+        calibration=calibration,
+    )
+    for package in FORMATS[format].packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f"The package {package} is required for this format. "
+                f"Received: format={format!r} ({error}). Run `pip install "
+                '"keras_resnext[export]"`.'
+            ) from error
+    require(
+        isinstance(top, int) and top > 0,
+        "`top` must be a positive integer",
+        "Leave it out for 5.",
+        top=top,
+    )
+    require(
+        isinstance(model, keras.Model) and getattr(model, "inputs", None),
+        "`model` must be a functional or sequential Keras model",
+        "Call a subclassed one on a `keras.Input`, and make a `keras.Model` "
+        "of both.",
+        model=type(model).__name__,
+    )
+    shapes = [tuple(x.shape) for x in model.inputs]
+    require(
+        len(shapes) == len(model.outputs) == 1 and len(shapes[0]) == 4,
+        "The model must have one input of images and one output",
+        "Export one output at a time: `keras.Model(model.input, output)`.",
+        inputs_and_outputs=(shapes, [tuple(y.shape) for y in model.outputs]),
+    )
+    formats = {getattr(layer, "data_format", None) for layer in model.layers}
+    require(
+        "channels_first" not in formats,
+        "The model must have its channels last, as all runtimes on CPUs do",
+        "Build it after `keras.config.set_image_data_format("
+        "'channels_last')`; the weights are the same.",
+        data_format="channels_first",
+    )
+    return FORMATS[format]
+
+
+def _destination(path, format, version):
+    """Returns what `path` stands for, if that may be written."""
+    require(
+        version is None or (isinstance(version, int) and version > 0),
+        "`version` must be a positive integer, or None for 1",
+        "It is the name of a folder in `path`.",
+        version=version,
+    )
+    if format == "saved_model":
+        final = path / str(version or 1)
+        if final.exists():
+            taken = [int(p.name) for p in path.iterdir() if p.name.isdigit()]
+            raise FileExistsError(
+                "A new version is required: a server may be reading this "
+                f"one. Received: path='{final}', which exists. Pass "
+                f"version={max(taken) + 1}."
+            )
+        return final
+    own = {"model.xml", "model.bin"} if format == "openvino" else None
+    if path.is_dir() and (
+        own is None or not {p.name for p in path.iterdir()} <= own
+    ):
+        raise FileExistsError(
+            f"`path` must not be a folder of other things for {format}. "
+            f"Received: path='{path}'. Choose a new name in it."
+        )
+    return path
+
+
+def _classes(model, checkpoint, labels):
+    """Returns the checkpoint and the classes' names for `serving_bytes`."""
+    if checkpoint is None:
+        require(
+            labels is None,
+            "`labels` needs a `checkpoint`, whose preprocessing pictures get",
+            "Pass the one from which the model was made.",
+            checkpoint=checkpoint,
+        )
+        return None, None
+    row = preprocessing.eval_transform(checkpoint).checkpoint
+    shape = tuple(model.outputs[0].shape)
+    require(
+        len(shape) == 2,
+        "A model of classes is required with a `checkpoint`",
+        "Leave it out to export features.",
+        output_shape=shape,
+    )
+    classes = shape[1]
+    if labels is None and classes in (10, 1000) and classes == row.classes:
+        rows = preprocessing.decode_predictions(np.eye(classes), top=1)
+        labels = [name for ((_, name, _),) in rows]
+    require(
+        labels is not None and len(labels) == classes,
+        f"`labels` must name the model's {classes} classes",
+        "Pass a list of names in the classes' order.",
+        number_of_labels=None if labels is None else len(labels),
+    )
+    require(
+        all("\n" not in label for label in labels),
+        "`labels` must be names of one line each",
+        "Remove the line breaks.",
+        labels=labels,
+    )
+    return row, list(labels)
+
+
+def _side(model, row):
+    """Returns the longer side of the images to compare, in pixels."""
+    *sides, channels = model.inputs[0].shape[1:]
+    if row is None:
+        return max(side or _SIDE for side in sides)
+    require(
+        all(side in (None, row.crop) for side in sides) and channels == 3,
+        f"The model must take images of {row.crop}x{row.crop} pixels and 3 "
+        "channels, as the checkpoint's preprocessing makes them",
+        "Build it with this `input_shape`, or pass a `dataclasses.replace` of "
+        "the checkpoint's row with another `resize` and `crop`.",
+        input_shape=tuple(model.inputs[0].shape[1:]),
+    )
+    return row.crop
+
+
+def _transform(row, side):
+    """Returns the checkpoint's preprocessing, or ImageNet's usual one."""
+    if row is None:
+        usual = preprocessing.eval_transform("resnext50_32x4d").checkpoint
+        row = dataclasses.replace(usual, resize=side, crop=side)
+    return preprocessing.eval_transform(row)
+
+
+def _inputs(model, transform, pictures, side):
+    """Returns pictures as a batch of the model's inputs."""
+    _, *shape = model.inputs[0].shape
+    height, width, channels = (n or side for n in shape)
+    if isinstance(pictures, (str, os.PathLike)):
+        folder = pathlib.Path(pictures)
+        pictures = sorted(p for p in folder.rglob("*") if p.is_file())
+    if not isinstance(pictures, np.ndarray):
+        require(
+            len(pictures) > 0,
+            "`calibration` must be one picture or more",
+            "Check the folder.",
+            calibration=pictures,
+        )
+        pictures = np.stack([transform(p) for p in pictures])
+        pictures = pictures[:, :height, :width, np.arange(channels) % 3]
+    require(
+        pictures.shape[1:] == (height, width, channels),
+        f"`calibration` must be inputs {(height, width, channels)}",
+        "Pass what `model.predict` takes, or paths of pictures.",
+        calibration_shape=pictures.shape,
+    )
+    return pictures.astype(model.inputs[0].dtype)
+
+
+def _files(path):
+    return [p for p in (path, *path.rglob("*")) if p.is_file()]
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """Turns an error of the file system into one sentence."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(
+            "`path` must be in a folder that can be written and has room. "
+            f"Received: path='{path}' ({reason}). Choose another one, or "
+            "make room."
+        ) from error
+
+
+@contextlib.contextmanager
+def _moved(final):
+    """Yields a place beside `final`, and moves what is there to `final`."""
+    with _writing(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        # No number: TensorFlow Serving must not take it for a version.
+        folder = tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent)
+    try:
+        part = pathlib.Path(folder, final.name)
+        yield part
+        old = pathlib.Path(folder, "old")
+        if final.is_dir():  # can be renamed, but not replaced
+            final.rename(old)
+        try:
+            part.replace(final)
+        except BaseException:
+            if old.exists():
+                old.rename(final)
+            raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _logits(outputs):
+    """Undoes a softmax, which hides differences where it saturates."""
+    if outputs.min() < 0 or np.abs(outputs.sum(-1) - 1).max() > 0.02:
+        return outputs
+    logits = np.log(np.maximum(outputs, 1e-30))
+    return logits - logits.mean(-1, keepdims=True)
+
+
+def _compare(load, path, job, model, tolerance):
+    """Runs an artifact in its runtime; returns what a `Report` says of it."""
+    runtime, run = load(path)
+    samples = job.samples
+    expected = np.asarray(model.predict(samples, batch_size=8, verbose=0))
+    outputs = run(samples)  # all at once: the batch is variable
+    # Eight bits have no logits: the steps of a probability are 1/256.
+    compared = np.asarray if job.precision == "int8" else _logits
+    error = np.abs(compared(outputs) - compared(expected)).max()
+    difference = error / np.abs(compared(expected)).max()
+    times = []
+    for _ in range(12):
+        start = time.perf_counter()
+        run(samples[:1])
+        times.append(1000 * (time.perf_counter() - start))
+    require(
+        difference <= tolerance,
+        f"What {runtime} computes must be within {tolerance:.1e} of what the "
+        "model does, relative to its greatest output",
+        "Nothing was written; choose a more precise `precision`, or set "
+        "`tolerance`.",
+        difference=float(difference),
+    )
+    agreement = (outputs.argmax(-1) == expected.argmax(-1)).mean()
+    return {
+        "runtime": runtime,
+        "max_difference": float(difference),
+        "agreement": float(agreement),
+        "pictures": len(samples),
+        "latency": statistics.median(times[2:]),
+    }
+
+
+def _compare_bytes(path, job, model, transform, tolerance):
+    """Compares `serving_bytes` with Pillow's pictures in the Keras model."""
+    answer = serving.classify(path, [f.read_bytes() for f in PICTURES])
+    expected = model.predict(
+        np.stack([transform(f) for f in PICTURES]), verbose=0
+    )
+    best = -np.sort(-expected)[:, : job.top]
+    difference = np.abs(answer["scores"] - best).max() / np.abs(best).max()
+    # A pixel in five hundred is rounded differently.
+    limit = max(tolerance, 0.02)
+    require(
+        difference <= limit and not answer["errors"].any(),
+        f"The scores of serving_bytes must be within {limit:.1e} of the "
+        "model's, relative to the greatest, and without errors",
+        "Nothing was written; set `tolerance`.",
+        difference=float(difference),
+    )
+    return (f"Scores of serving_bytes: difference {difference:.1e}.",)

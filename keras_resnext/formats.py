@@ -1,0 +1,208 @@
+"""Writes each format, and runs it in its own runtime."""
+
+import dataclasses
+import importlib.metadata
+import os
+import pathlib
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from keras_resnext import registry, serving
+from keras_resnext.folding import frozen
+
+PICTURES = sorted(pathlib.Path(__file__).with_name("pictures").glob("*.jpg"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What the writers get.
+
+    Attributes:
+        model: What `keras_resnext.folding.fold` returned.
+        precision: `"float32"`, `"float16"`, `"bfloat16"` or `"int8"`.
+        side: Of the images where the model leaves it open, in pixels.
+        samples: Inputs to compare, `(pictures, height, width, channels)`.
+        calibration: Inputs that show the range of every feature map.
+        checkpoint: Whose preprocessing encoded pictures get, or `None`.
+        labels: Names of the classes, or `None`.
+        top: Number of classes to return for an encoded picture.
+    """
+
+    model: keras.Model
+    precision: str
+    side: int
+    samples: np.ndarray
+    calibration: np.ndarray | None
+    checkpoint: registry.Checkpoint | None
+    labels: list[str] | None
+    top: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How to write and to run one format.
+
+    Attributes:
+        write: Function of a `Job` and the path to write; may return a tuple
+            of sentences on what has been left out.
+        load: From the path to the runtime's name and a function from images
+            to outputs, both NumPy arrays.
+        precisions: What `Job.precision` may be.
+        packages: What both import, beside TensorFlow.
+    """
+
+    write: Callable
+    load: Callable
+    precisions: tuple[str, ...]
+    packages: tuple[str, ...] = ()
+
+
+def _write_saved_model(job, path):
+    serving.save(job.model, path, job.checkpoint, job.labels, job.top)
+    requests = {"serving_default": ("images", job.samples[:1])}
+    notes = []
+    if job.checkpoint is None:
+        notes.append("No `checkpoint`: without the signature serving_bytes.")
+    else:
+        picture = PICTURES[0].read_bytes()
+        requests["serving_bytes"] = "pictures", [picture]
+    if not serving.write_warmup(path, requests):
+        notes.append("No tensorflow-serving-api: without warm-up requests.")
+    return tuple(notes)
+
+
+def _load_saved_model(path):
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(path))
+
+    def run(images, model=model):  # else its variables are collected
+        images = tf.constant(images)
+        return model.signatures["serving_default"](images)["outputs"].numpy()
+
+    return f"TensorFlow {tf.__version__}", run
+
+
+def _write_onnx(job, path):
+    import onnx
+    import tf2onnx.convert
+
+    # Else each of its optimizers copies the graph: 80 times the model's size.
+    os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "false")
+    run = frozen(job.model)
+    proto, _ = tf2onnx.convert.from_function(run, run.input_signature, opset=18)
+    onnx.checker.check_model(proto, full_check=True)
+    if job.precision == "float16":
+        from onnxruntime.transformers import float16
+
+        proto = float16.convert_float_to_float16(proto, keep_io_types=True)
+    onnx.save(proto, path)
+
+
+def _load_onnx(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        str(path), providers=["CPUExecutionProvider"]
+    )
+    return (
+        f"ONNX Runtime {onnxruntime.__version__}",
+        lambda images: session.run(None, {"images": images})[0],
+    )
+
+
+def _write_litert(job, path):
+    import tensorflow as tf
+
+    model = job.model
+    shape = (None, *(n or job.side for n in model.inputs[0].shape[1:]))
+    if shape != model.inputs[0].shape:
+        images = keras.Input(batch_shape=shape, name="images")
+        model = keras.Model(images, model(images))
+    saved = path.with_name("saved_model")
+    serving.save(model, saved)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
+    if job.precision != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if job.precision == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if job.precision == "int8":
+        builtins = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+        converter.target_spec.supported_ops = [builtins]
+        converter.representative_dataset = lambda: (
+            [image[np.newaxis]] for image in job.calibration
+        )
+    path.write_bytes(converter.convert())
+
+
+def _load_litert(path):
+    from ai_edge_litert import interpreter as litert
+
+    version = importlib.metadata.version("ai-edge-litert")
+    interpreter = litert.Interpreter(str(path), num_threads=os.cpu_count())
+    interpreter.allocate_tensors()
+    (image,) = interpreter.get_input_details()
+    (output,) = interpreter.get_output_details()
+
+    def run(images):
+        if images.shape != tuple(interpreter.get_input_details()[0]["shape"]):
+            interpreter.resize_tensor_input(image["index"], images.shape)
+            interpreter.allocate_tensors()
+        interpreter.set_tensor(image["index"], images)
+        interpreter.invoke()
+        return interpreter.get_tensor(output["index"])
+
+    return f"LiteRT {version}", run
+
+
+def _write_openvino(job, path):
+    import openvino
+
+    saved = path.with_name("saved_model")
+    serving.save(job.model, saved)
+    path.mkdir()
+    openvino.save_model(
+        openvino.convert_model(str(saved)),
+        path / "model.xml",
+        compress_to_fp16=job.precision == "float16",
+    )
+
+
+def _load_openvino(path):
+    import openvino
+
+    # Where the CPU can, the default is bfloat16, with differences of 1 %.
+    compiled = openvino.Core().compile_model(
+        path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    version = openvino.__version__.partition("-")[0]
+    return f"OpenVINO {version}", lambda images: compiled(images)[0]
+
+
+FORMATS = {
+    "saved_model": Format(
+        _write_saved_model,
+        _load_saved_model,
+        ("float32", "bfloat16", "float16"),
+    ),
+    "onnx": Format(
+        _write_onnx,
+        _load_onnx,
+        ("float32", "float16"),
+        ("tf2onnx", "onnx", "onnxruntime"),
+    ),
+    "litert": Format(
+        _write_litert,
+        _load_litert,
+        ("float32", "float16", "int8"),
+        ("ai_edge_litert",),
+    ),
+    "openvino": Format(
+        _write_openvino,
+        _load_openvino,
+        ("float32", "float16"),
+        ("openvino",),
+    ),
+}

@@ -1,0 +1,202 @@
+"""Writes SavedModels for TensorFlow Serving."""
+
+from keras_resnext.folding import frozen
+
+_BROKEN = "A JPEG, PNG, GIF or BMP picture that can be decoded is required."
+_BATCHING = """\
+max_batch_size { value: 32 }
+batch_timeout_micros { value: 2000 }
+max_enqueued_batches { value: 100 }
+num_batch_threads { value: 2 }
+"""
+
+
+def save(model, path, checkpoint=None, labels=None, top=5):
+    """Writes a model as one version of a servable.
+
+    Signatures:
+        `serving_default` takes `images` as the model does, and returns
+        `outputs`, float32.
+        `serving_bytes`, only with a checkpoint, takes `pictures`, encoded
+        JPEG, PNG, GIF or BMP, `(batch,)`. It returns `labels` and `scores`
+        of the best classes, `(batch, top)`, best first, and `errors`,
+        `(batch,)`: empty or, for a picture that cannot be decoded, a
+        sentence; such a picture has empty labels and scores of 0, and the
+        others in its batch keep theirs.
+
+    Args:
+        model: What `keras_resnext.folding.fold` returns.
+        path: Folder to write, `pathlib.Path`; beside it `labels.txt` is left.
+        checkpoint: `keras_resnext.registry.Checkpoint` whose preprocessing
+            pictures get, or `None`.
+        labels: Names of the classes, with a checkpoint only; they are also
+            the asset `labels.txt`.
+        top: Number of classes to return for a picture.
+    """
+    import tensorflow as tf
+
+    module = tf.Module()
+    run = frozen(model)
+    module.model_variables = run.get_concrete_function().variables
+    signatures = {"serving_default": run}
+    if checkpoint is not None:
+        file = path.with_name("labels.txt")
+        file.write_text("".join(f"{label}\n" for label in labels), "utf-8")
+        module.labels = tf.saved_model.Asset(str(file))
+        signatures["serving_bytes"] = _classifier(
+            run, checkpoint, labels, min(top, len(labels))
+        )
+    tf.saved_model.save(module, str(path), signatures=signatures)
+
+
+def _classifier(run, checkpoint, labels, top):
+    """Returns the signature from encoded pictures to the best classes."""
+    import tensorflow as tf
+
+    side = checkpoint.crop
+
+    def attempt(picture):
+        # The graph's try statement: what fails to decode is skipped, and
+        # the first of what remains is taken.
+        decoded = tf.data.Dataset.from_tensors(picture).map(
+            lambda data: (transform(data, checkpoint), True)
+        )
+        black = tf.data.Dataset.from_tensors((tf.zeros((side, side, 3)), False))
+        return (
+            decoded.ignore_errors()
+            .concatenate(black)
+            .take(1)
+            .get_single_element()
+        )
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def serving_bytes(pictures):
+        images, good = tf.map_fn(
+            attempt,
+            pictures,
+            fn_output_signature=(
+                tf.TensorSpec((side, side, 3), tf.float32),
+                tf.TensorSpec((), tf.bool),
+            ),
+        )
+        scores, classes = tf.math.top_k(run(images)["outputs"], top)
+        names = tf.gather(tf.constant(labels), classes)
+        good_rows = good[:, tf.newaxis]
+        return {
+            "labels": tf.where(good_rows, names, ""),
+            "scores": tf.where(good_rows, scores, 0.0),
+            "errors": tf.where(good, "", _BROKEN),
+        }
+
+    return serving_bytes
+
+
+def transform(data, checkpoint):
+    """Applies a checkpoint's preprocessing to a picture with TensorFlow alone.
+
+    What `keras_resnext.eval_transform` does with Pillow, for a graph that has
+    to run without Python.
+
+    Args:
+        data: Encoded JPEG, PNG, GIF or BMP, a string tensor `()`.
+        checkpoint: `keras_resnext.registry.Checkpoint`.
+
+    Returns:
+        float32, `(crop, crop, 3)`, normalised.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If the picture cannot be decoded.
+    """
+    import tensorflow as tf
+
+    pixels = tf.cond(
+        tf.io.is_jpeg(data),
+        # Pillow's accuracy; TensorFlow's default is the fastest one.
+        lambda: tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(data, 3, expand_animations=False),
+    )
+    before = tf.shape(pixels)[:2]
+    size = checkpoint.resize * before // tf.reduce_min(before)
+    # Width first, then height, and whole numbers after each, like Pillow.
+    for step in (tf.stack([before[0], size[1]]), size):
+        pixels = tf.image.resize(
+            pixels, step, checkpoint.interpolation, antialias=True
+        )
+        pixels = tf.floor(tf.clip_by_value(pixels, 0.0, 255.0) + 0.5)
+    pixels = _centre(pixels, size, checkpoint.crop)
+    mean, std = (tf.constant(v) for v in (checkpoint.mean, checkpoint.std))
+    return (pixels / 255.0 - mean) / std
+
+
+def _centre(pixels, size, crop):
+    """Cuts out the centre, as `eval_transform`: padded where too small."""
+    import tensorflow as tf
+
+    missing = tf.maximum(crop - size, 0)
+    before = missing // 2
+    padding = tf.stack([before, missing - before], axis=1)
+    pixels = tf.pad(pixels, tf.concat([padding, [[0, 0]]], axis=0))
+    extra = tf.cast(tf.maximum(size - crop, 0), tf.float32)
+    top, left = tf.unstack(tf.cast(tf.round(extra / 2), tf.int32))
+    return tf.ensure_shape(
+        pixels[top : top + crop, left : left + crop], (crop, crop, 3)
+    )
+
+
+def classify(path, pictures):
+    """Asks the signature `serving_bytes` of a version, without a server.
+
+    Args:
+        path: Folder of the version.
+        pictures: List of encoded pictures, bytes.
+
+    Returns:
+        The signature's outputs as NumPy arrays.
+    """
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(path))
+    outputs = model.signatures["serving_bytes"](tf.constant(pictures))
+    return {name: value.numpy() for name, value in outputs.items()}
+
+
+def write_warmup(path, requests):
+    """Writes the requests that TensorFlow Serving answers before any other.
+
+    The first request of a signature is many times slower than the others.
+
+    Args:
+        path: Folder of the version.
+        requests: From a signature to its input's name and value.
+
+    Returns:
+        Whether it could: the package `tensorflow-serving-api` is needed.
+    """
+    import tensorflow as tf
+
+    try:
+        from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+    except ImportError:
+        return False
+    folder = path / "assets.extra"
+    folder.mkdir()
+    file = str(folder / "tf_serving_warmup_requests")
+    with tf.io.TFRecordWriter(file) as writer:
+        for signature, (name, value) in requests.items():
+            request = predict_pb2.PredictRequest()
+            request.model_spec.signature_name = signature
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+            log = prediction_log_pb2.PredictionLog()
+            log.predict_log.request.CopyFrom(request)
+            writer.write(log.SerializeToString())
+    return True
+
+
+def write_batching(path):
+    """Writes a batching configuration into a servable's folder.
+
+    Up to 32 waiting requests make one batch; none waits longer than 2 ms.
+    """
+    file = path / "batching_parameters.txt"
+    if not file.exists():
+        file.write_text(_BATCHING, "utf-8")

@@ -1,0 +1,127 @@
+r"""Classifies pictures with a model in TensorFlow Serving.
+
+    python scripts/serving_client.py --model resnext50 pictures/
+    python scripts/serving_client.py --model resnext50 --grpc localhost:8500 \
+        cat.jpg dog.png
+
+Asks the signature `serving_bytes` of what `keras_resnext.export.export` wrote:
+the files go as they are, and the server decodes, resizes and classifies them.
+Prints a line for each picture: its name and its best classes, or why it could
+not be decoded; the exit status is 1 if there was such a picture.
+"""
+
+import argparse
+import base64
+import pathlib
+import sys
+
+import requests
+from tqdm import tqdm
+
+SIGNATURE = "serving_bytes"
+
+
+def parse_arguments():
+    """Returns the command line's options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("pictures", nargs="+", type=pathlib.Path)
+    parser.add_argument("--model", required=True, help="its name there")
+    server = parser.add_mutually_exclusive_group()
+    server.add_argument("--rest", default="http://localhost:8501")
+    server.add_argument("--grpc", help="host and port, by default 8500")
+    # A batch of full-size photographs stays far below gRPC's limit.
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds")
+    return parser.parse_args()
+
+
+def rest(url, model, timeout):
+    """Returns a function from encoded pictures to answers, over REST."""
+    session = requests.Session()
+
+    def ask(pictures):
+        encoded = [base64.b64encode(p).decode("ascii") for p in pictures]
+        response = session.post(
+            f"{url}/v1/models/{model}:predict",
+            json={
+                "signature_name": SIGNATURE,
+                "instances": [{"b64": text} for text in encoded],
+            },
+            timeout=timeout,
+        )
+        if not response.ok:
+            sys.exit(f"{response.status_code} from {url}: {response.text}")
+        answers = response.json()["predictions"]
+        return [(a["labels"], a["scores"], a["errors"]) for a in answers]
+
+    return ask
+
+
+def grpc(target, model, timeout):
+    """Returns a function from encoded pictures to answers, over gRPC."""
+    import grpc
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2
+    from tensorflow_serving.apis import prediction_service_pb2_grpc as service
+
+    stub = service.PredictionServiceStub(grpc.insecure_channel(target))
+
+    def ask(pictures):
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = model
+        request.model_spec.signature_name = SIGNATURE
+        request.inputs["pictures"].CopyFrom(tf.make_tensor_proto(pictures))
+        try:
+            outputs = stub.Predict(request, timeout).outputs
+        except grpc.RpcError as error:
+            sys.exit(f"{error.code().name} from {target}: {error.details()}")
+        labels, scores, errors = (
+            tf.make_ndarray(outputs[name])
+            for name in ("labels", "scores", "errors")
+        )
+        texts = [[label.decode("utf-8") for label in row] for row in labels]
+        errors = [error.decode("utf-8") for error in errors]
+        return list(zip(texts, scores, errors, strict=True))
+
+    return ask
+
+
+def files(paths):
+    """Returns the files, and those in the folders, in order."""
+    found = []
+    for path in paths:
+        inside = sorted(p for p in path.rglob("*") if p.is_file())
+        found += inside if path.is_dir() else [path]
+    return found
+
+
+def main():
+    """Classifies the pictures, a batch at a time."""
+    arguments = parse_arguments()
+    connect, server = rest, arguments.rest
+    if arguments.grpc:
+        connect, server = grpc, arguments.grpc
+    ask = connect(server, arguments.model, arguments.timeout)
+    paths = files(arguments.pictures)
+    broken = 0
+    with tqdm(total=len(paths), unit="picture") as progress:
+        for start in range(0, len(paths), arguments.batch_size):
+            batch = paths[start : start + arguments.batch_size]
+            answers = ask([path.read_bytes() for path in batch])
+            for path, (labels, scores, error) in zip(
+                batch, answers, strict=True
+            ):
+                best = (
+                    f"{label} {score:.1%}"
+                    for label, score in zip(labels, scores, strict=True)
+                )
+                tqdm.write(f"{path}: {error or ', '.join(best)}")
+                broken += bool(error)
+            progress.update(len(batch))
+    sys.exit(1 if broken else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,859 @@
+"""Every artifact in its own runtime, as a stranger would load it."""
+
+import base64
+import concurrent.futures
+import contextlib
+import dataclasses
+import http.server
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_resnext
+from keras_resnext import export as module
+from keras_resnext import formats, serving
+from keras_resnext.folding import fold
+from keras_resnext.preprocessing import eval_transform
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("export is TensorFlow's", allow_module_level=True)
+import tensorflow as tf
+
+export = module.export
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGES = {
+    "saved_model": "tensorflow",
+    "onnx": "tf2onnx",
+    "litert": "ai_edge_litert",
+    "openvino": "openvino",
+}
+NETWORKS = {
+    "resnext29": (keras_resnext.ResNeXt29, 32),
+    "resnext50": (keras_resnext.ResNeXt50, 96),
+    "resnext101_64x4d": (keras_resnext.ResNeXt101_64x4d, 64),
+}
+BROKEN = "A JPEG, PNG, GIF or BMP picture that can be decoded is required."
+
+
+def row(side, classes):
+    usual = eval_transform("resnext50_32x4d").checkpoint
+    return dataclasses.replace(
+        usual, resize=side + 4, crop=side, classes=classes
+    )
+
+
+def jpegs():
+    return [path.read_bytes() for path in formats.PICTURES]
+
+
+def photographs(side):
+    transform = eval_transform(row(side, 10))
+    return np.stack([transform(path) for path in formats.PICTURES])
+
+
+def lively(model, side):
+    """Fills in what a new network lacks, so that nothing wrong is hidden.
+
+    All statistics differ from 0 and 1, and photographs get logits of up to 5.
+    """
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            n = layer.gamma.shape
+            signs, scales = random.normal(0, 0.2, (2, *n)), (0.5, 1.5)
+            layer.set_weights(
+                [
+                    random.uniform(*scales, n),
+                    *signs,
+                    random.uniform(*scales, n),
+                ]
+            )
+    last = model.get_layer("predictions")
+    features = keras.Model(model.input, last.input)(photographs(side))
+    kernel, _ = last.get_weights()
+    logits = np.asarray(features) @ kernel
+    scale = 5 / np.abs(logits - logits.mean(0)).max()
+    last.set_weights([scale * kernel, -scale * logits.mean(0)])
+    return model
+
+
+def tiny(**options):
+    options = {"groups": 4, "classes": 10, "stem": "cifar"} | options
+    return keras_resnext.ResNeXt((1, 1), input_shape=(32, 32, 3), **options)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return lively(tiny(), 32)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """From a name to its model and the side of its images."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            construct, side = NETWORKS[name]
+            model = construct(weights=None, input_shape=(side, side, 3))
+            made[name] = lively(model, side), side
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def artifact(network, tmp_path_factory):
+    """From a network's name and a format to the report of its export."""
+    made = {}
+
+    def make(name, format):
+        pytest.importorskip(PACKAGES[format], reason="a runtime is missing")
+        if (name, format) not in made:
+            if (name, format) == ("resnext101_64x4d", "onnx"):
+                needs_memory(16, "tf2onnx copies 334 MB of weights")
+            model, side = network(name)
+            path = tmp_path_factory.mktemp(name) / format
+            checkpoint = row(side, model.output_shape[1])
+            made[name, format] = export(
+                model, path, format, checkpoint=checkpoint
+            )
+        return made[name, format]
+
+    return make
+
+
+def needs_memory(gigabytes, reason):
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if pages < gigabytes * 1e9:
+        pytest.skip(f"{gigabytes} GB of free memory are needed: {reason}")
+
+
+def files(path):
+    return [p for p in (path, *path.rglob("*")) if p.is_file()]
+
+
+def difference(outputs, expected):
+    return np.abs(outputs - expected).max() / np.abs(expected).max()
+
+
+# --- Folding -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("fuse", [True, False])
+def test_folded_logits_are_the_models(network, name, fuse):
+    model, side = network(name)
+    model = keras.Model(model.input, model.output)  # keeps the weights
+    model = keras.models.clone_model(
+        model, clone_function=lambda layer: _logits(layer)
+    )
+    model.set_weights(network(name)[0].get_weights())
+    folded = fold(model, fuse=fuse)
+    images = photographs(side)
+    assert difference(folded(images), model(images)) < 1e-5
+    kinds = {type(layer).__name__ for layer in folded.layers}
+    assert "BatchNormalization" not in kinds
+
+
+def _logits(layer):
+    config = layer.get_config()
+    if layer.name == "predictions":
+        config["activation"] = None
+    return type(layer).from_config(config)
+
+
+def test_fold_leaves_what_cannot_be_folded():
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization()(inputs)  # follows no convolution
+    x = layers.Conv2D(8, 3, activation="relu")(x)
+    x = layers.BatchNormalization()(x)  # follows a ReLU
+    y = layers.Conv2D(8, 3, padding="same")(x)  # has a second consumer
+    x = layers.Add()([layers.BatchNormalization()(y), y])
+    x = layers.Conv2D(8, 3, groups=2)(x)
+    x = layers.BatchNormalization(scale=False, center=False)(x)  # folds
+    nested = keras.Sequential(
+        [layers.Conv2D(4, 1, use_bias=False), layers.BatchNormalization()]
+    )
+    model = keras.Model(inputs, nested(x))
+    random = np.random.default_rng(0)
+    model.set_weights(
+        [random.uniform(0.5, 1.5, w.shape) for w in model.get_weights()]
+    )
+    images = random.normal(size=(2, 8, 8, 3)).astype("float32")
+    for fuse in (True, False):
+        folded = fold(model, fuse=fuse)
+        assert difference(folded(images), model(images)) < 1e-5
+        kinds = [type(layer).__name__ for layer in folded.layers]
+        assert kinds.count("BatchNormalization") == 3
+
+
+# --- Every format ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("format", PACKAGES)
+def test_artifact_in_its_runtime(artifact, network, name, format):
+    report = artifact(name, format)
+    assert report.max_difference < 1e-5
+    assert report.agreement == 1.0
+    assert report.size == sum(p.stat().st_size for p in files(report.path))
+    assert not any(
+        b"_XlaMustCompile" in p.read_bytes() for p in files(report.path)
+    )
+    model, side = network(name)
+    images = photographs(side)
+    expected = np.asarray(model(images))
+    run = RUNTIMES[format](report.path)
+    for batch in (slice(0, 1), slice(0, 4), slice(1, 3)):
+        outputs = run(images[batch])
+        assert difference(outputs, expected[batch]) < 1e-4
+
+
+def tensorflow(path):
+    model = tf.saved_model.load(str(path))
+    run = model.signatures["serving_default"]
+    return lambda x, model=model: run(tf.constant(x))["outputs"].numpy()
+
+
+def onnx(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    return lambda x: session.run(["outputs"], {"images": x})[0]
+
+
+def litert(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    def run(images):
+        interpreter = Interpreter(str(path))
+        interpreter.resize_tensor_input(0, images.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(0, images)
+        interpreter.invoke()
+        return interpreter.get_tensor(
+            interpreter.get_output_details()[0]["index"]
+        )
+
+    return run
+
+
+def openvino(path):
+    import openvino
+
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino.Core().compile_model(path / "model.xml", "CPU", hint)
+    return lambda x: model({"images": x})["outputs"]
+
+
+RUNTIMES = {
+    "saved_model": tensorflow,
+    "onnx": onnx,
+    "litert": litert,
+    "openvino": openvino,
+}
+
+
+@pytest.mark.parametrize(
+    ("format", "precision", "allowed"),
+    [
+        ("saved_model", "bfloat16", 0.05),
+        ("saved_model", "float16", 0.01),
+        ("onnx", "float16", 0.01),
+        ("litert", "float16", 0.01),
+        ("litert", "int8", 0.3),
+        ("openvino", "float16", 0.01),
+    ],
+)
+def test_reduced_precision(small, tmp_path, format, precision, allowed):
+    pytest.importorskip(PACKAGES[format], reason="a runtime is missing")
+    whole = export(small, tmp_path / "whole", format)
+    report = export(
+        small,
+        tmp_path / "part",
+        format,
+        precision,
+        calibration=photographs(32),
+    )
+    assert report.precision == precision
+    assert report.pictures == 8
+    assert 0 < report.max_difference < allowed
+    assert report.agreement >= 0.75
+    assert report.size < whole.size
+    outputs = RUNTIMES[format](report.path)(photographs(32))
+    assert outputs.dtype == "float32"
+
+
+def test_sizes_may_be_open(tmp_path):
+    """LiteRT alone gets a fixed size; features are exported, too."""
+    model = keras_resnext.ResNeXt(
+        (1, 1), 4, include_top=False, stem="cifar", pooling="avg"
+    )
+    images = np.zeros((2, 48, 40, 3), "float32")
+    for format in ("saved_model", "onnx", "openvino"):
+        pytest.importorskip(PACKAGES[format], reason="a runtime is missing")
+        report = export(model, tmp_path / format, format)
+        outputs = RUNTIMES[format](report.path)(images)
+        assert np.allclose(outputs, model(images), atol=1e-5)
+    pytest.importorskip(PACKAGES["litert"], reason="a runtime is missing")
+    report = export(model, tmp_path / "litert", "litert")
+    outputs = RUNTIMES["litert"](report.path)(np.zeros((2, 224, 224, 3), "f"))
+    assert outputs.shape == (2, 512)
+
+
+def test_artifact_does_not_depend_on_the_machine(small, tmp_path, monkeypatch):
+    """Where gradients are missing, layers split; artifacts must not."""
+    operations = []
+    for direct in (True, False):
+        monkeypatch.setattr(
+            "keras_resnext.layers._trains_directly", lambda d=direct: d
+        )
+        path = export(small, tmp_path / str(direct)).path
+        loaded = tf.saved_model.load(str(path))
+        graph = loaded.signatures["serving_default"].graph.as_graph_def()
+        nodes = [n for f in graph.library.function for n in f.node_def]
+        operations.append(sorted(node.op for node in nodes))
+    assert operations[0] == operations[1]
+    convolutions = [w for w in small.weights if "conv/kernel" in w.path]
+    assert operations[0].count("Conv2D") == len(convolutions)
+
+
+# --- TensorFlow Serving ------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def loader(tmp_path_factory):
+    """TensorFlow Serving's load path: see serving_loader.cc."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ is missing")
+    program = tmp_path_factory.mktemp("loader") / "serving_loader"
+    library = tf.sysconfig.get_lib()
+    subprocess.run(
+        [
+            compiler,
+            "-w",
+            *tf.sysconfig.get_compile_flags(),
+            str(ROOT / "tests/serving_loader.cc"),
+            f"-L{library}",
+            f"-Wl,-rpath,{library}",
+            "-l:libtensorflow_cc.so.2",
+            "-l:libtensorflow_framework.so.2",
+            "-o",
+            str(program),
+        ],
+        check=True,
+    )
+
+    def serve(path, signature, values, onednn):
+        answer = subprocess.run(
+            [program, path, signature, "1", "1"],
+            input=tf.make_tensor_proto(values).SerializeToString(),
+            capture_output=True,
+            env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": onednn},
+        )
+        assert answer.returncode == 0, answer.stderr.decode()
+        return unpack(answer.stdout)
+
+    return serve
+
+
+def unpack(data):
+    from tensorflow.core.protobuf import named_tensor_pb2
+
+    found = {}
+    while data:
+        (length,) = struct.unpack_from("=I", data)
+        message = named_tensor_pb2.NamedTensorProto.FromString(
+            data[4 : 4 + length]
+        )
+        found[message.name] = tf.make_ndarray(message.tensor)
+        data = data[4 + length :]
+    return found
+
+
+@pytest.mark.parametrize("onednn", ["1", "0"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_as_tensorflow_serving_loads_it(
+    loader, artifact, network, name, onednn
+):
+    model, side = network(name)
+    path = artifact(name, "saved_model").path
+    images = photographs(side)
+    expected = np.asarray(model(images))
+    for count in (1, 4):
+        answer = loader(path, "serving_default", images[:count], onednn)
+        assert difference(answer["outputs"], expected[:count]) < 1e-4
+        answer = loader(path, "serving_bytes", jpegs()[:count], onednn)
+        best = -np.sort(-expected)[:count, :5]
+        assert answer["labels"].shape == best.shape
+        assert difference(answer["scores"], best) < 0.02
+        assert not answer["errors"].any()
+
+
+def test_stock_grouped_convolution_fails_where_ours_works(loader, tmp_path):
+    """Else the program above would prove nothing."""
+    inputs = keras.Input((8, 8, 8))
+    stock = keras.Model(inputs, keras.layers.Conv2D(8, 3, groups=2)(inputs))
+    stock.export(tmp_path / "stock", verbose=False)
+    images = np.zeros((1, 8, 8, 8), "float32")
+    with pytest.raises(AssertionError, match="XLA compilation disabled"):
+        loader(tmp_path / "stock", "serving_default", images, "1")
+    ours = export(stock, tmp_path / "ours").path
+    answer = loader(ours, "serving_default", images, "0")
+    assert answer["outputs"].shape == (1, 6, 6, 8)
+
+
+def test_fresh_process_without_the_package(artifact, tmp_path):
+    path = artifact("resnext29", "saved_model").path
+    picture = formats.PICTURES[0]
+    code = f"""
+import sys
+sys.modules["keras_resnext"] = sys.modules["keras"] = None
+import pathlib
+import tensorflow as tf
+model = tf.saved_model.load({str(path)!r})
+images = tf.zeros((2, 32, 32, 3))
+assert model.signatures["serving_default"](images)["outputs"].shape == (2, 10)
+picture = pathlib.Path({str(picture)!r}).read_bytes()
+answer = model.signatures["serving_bytes"](tf.constant([picture]))
+assert answer["labels"].shape == (1, 5)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_broken_pictures_have_their_own_errors(artifact):
+    path = artifact("resnext29", "saved_model").path
+    good = jpegs()
+    mixed = [good[0], b"no picture", good[1], good[2][:5000], b""]
+    answer = serving.classify(path, mixed)
+    assert [e.decode() for e in answer["errors"]] == [
+        "",
+        BROKEN,
+        "",
+        BROKEN,
+        BROKEN,
+    ]
+    for i in (1, 3, 4):
+        assert not answer["scores"][i].any() and not any(answer["labels"][i])
+    alone = serving.classify(path, [good[0], good[1]])
+    assert np.allclose(answer["scores"][[0, 2]], alone["scores"], rtol=1e-4)
+    assert (answer["labels"][[0, 2]] == alone["labels"]).all()
+
+
+def test_classes_have_their_names(artifact, network):
+    model, side = network("resnext50")
+    path = artifact("resnext50", "saved_model").path
+    answer = serving.classify(path, jpegs())
+    decoded = keras_resnext.decode_predictions(model(photographs(side)))
+    for names, best in zip(answer["labels"], decoded, strict=True):
+        assert names[0].decode() == best[0][1]
+    labels = (path / "assets" / "labels.txt").read_text("utf-8").splitlines()
+    assert len(labels) == 1000 and labels[281] == "tabby"
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_transform_in_the_graph_is_pillows(interpolation):
+    """Within two of 255 levels, and a hundredth of one on average."""
+    checkpoint = dataclasses.replace(row(96, 10), interpolation=interpolation)
+    transform = eval_transform(checkpoint)
+    levels = 255 * np.array(checkpoint.std)
+    for data in pictures():
+        actual = serving.transform(tf.constant(data), checkpoint)
+        gap = np.abs(actual - transform(data)) * levels
+        assert gap.max() < 2.01
+        assert gap.mean() < 0.02
+
+
+def pictures():
+    """JPEG and PNG; RGB, grey, transparent; large, and smaller than a cut."""
+    image = Image.open(formats.PICTURES[1])
+    kinds = [
+        (image, "JPEG"),
+        (image, "PNG"),
+        (image.convert("L"), "JPEG"),
+        (image.convert("L"), "PNG"),
+        (image.convert("RGBA"), "PNG"),
+        (image.resize((41, 60)), "PNG"),
+        (image.resize((901, 600)), "PNG"),
+        (image, "BMP"),
+    ]
+    for picture, kind in kinds:
+        file = io.BytesIO()
+        picture.save(file, kind)
+        yield file.getvalue()
+
+
+def test_transform_pads_what_is_smaller_than_the_cut():
+    checkpoint = dataclasses.replace(row(96, 10), resize=63)
+    for data in pictures():
+        expected = eval_transform(checkpoint)(data)
+        actual = serving.transform(tf.constant(data), checkpoint)
+        assert np.abs(actual - expected).max() < 2.01 / 255 / 0.224
+
+
+def test_warm_up_requests_and_batching(artifact):
+    logs = pytest.importorskip(
+        "tensorflow_serving.apis.prediction_log_pb2",
+        reason="tensorflow-serving-api is missing",
+    )
+    path = artifact("resnext29", "saved_model").path
+    file = path / "assets.extra" / "tf_serving_warmup_requests"
+    requests = [
+        logs.PredictionLog.FromString(record.numpy()).predict_log.request
+        for record in tf.data.TFRecordDataset(str(file))
+    ]
+    model = tf.saved_model.load(str(path))
+    asked = []
+    for request in requests:
+        asked.append(request.model_spec.signature_name)
+        ((name, value),) = request.inputs.items()
+        inputs = {name: tf.constant(tf.make_ndarray(value))}
+        model.signatures[asked[-1]](**inputs)
+    assert asked == ["serving_default", "serving_bytes"]
+    batching = path.parent / "batching_parameters.txt"
+    assert "max_batch_size { value: 32 }" in batching.read_text("utf-8")
+
+
+# --- Clients -----------------------------------------------------------------
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(
+        name, ROOT / "scripts" / f"{name}.py"
+    )
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three good pictures and a broken one."""
+    for path in formats.PICTURES[:3]:
+        shutil.copy(path, tmp_path)
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    return tmp_path
+
+
+def classify_with_client(monkeypatch, capsys, folder, *options):
+    arguments = ["client", str(folder), "--model", "m", "--batch-size", "3"]
+    monkeypatch.setattr(sys, "argv", [*arguments, *options])
+    with pytest.raises(SystemExit) as end:
+        script("serving_client").main()
+    return end.value.code, capsys.readouterr().out.splitlines()
+
+
+def check_lines(code, lines, folder, path):
+    assert code == 1  # one picture is broken
+    assert lines[1] == f"{folder / 'broken.jpg'}: {BROKEN}"
+    answer = serving.classify(path, jpegs()[:3])
+    for line, labels, scores in zip(
+        (lines[0], *lines[2:]),
+        answer["labels"],
+        answer["scores"],
+        strict=True,
+    ):
+        assert f": {labels[0].decode()} {scores[0]:.1%}, " in line
+
+
+def test_grpc_client(artifact, folder, monkeypatch, capsys):
+    grpc = pytest.importorskip("grpc", reason="grpcio is missing")
+    pytest.importorskip(
+        "tensorflow_serving", reason="tensorflow-serving-api is missing"
+    )
+    from tensorflow_serving.apis import (
+        predict_pb2,
+        prediction_service_pb2_grpc,
+    )
+
+    path = artifact("resnext29", "saved_model").path
+
+    class Servicer(prediction_service_pb2_grpc.PredictionServiceServicer):
+        def Predict(self, request, context):
+            if request.model_spec.name != "m":
+                context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
+            assert request.model_spec.signature_name == "serving_bytes"
+            values = tf.make_ndarray(request.inputs["pictures"])
+            response = predict_pb2.PredictResponse()
+            for name, value in serving.classify(path, list(values)).items():
+                response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+            return response
+
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        Servicer(), server
+    )
+    target = f"localhost:{server.add_insecure_port('localhost:0')}"
+    server.start()
+    options = ["--grpc", target]
+    try:
+        code, lines = classify_with_client(
+            monkeypatch, capsys, folder, *options
+        )
+        check_lines(code, lines, folder, path)
+        code, _ = classify_with_client(
+            monkeypatch, capsys, folder, *options, "--model", "other"
+        )
+        assert code == f"NOT_FOUND from {target}: no such model"
+    finally:
+        server.stop(None).wait()
+
+
+def test_rest_client(artifact, folder, monkeypatch, capsys):
+    """Against TensorFlow Serving's row format, as its guide describes it."""
+    path = artifact("resnext29", "saved_model").path
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            known = self.path == "/v1/models/m:predict"
+            answer = predict(json.loads(body)) if known else {"error": "no"}
+            self.send_response(200 if known else 404)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_):
+            pass
+
+    def predict(request):
+        assert request["signature_name"] == "serving_bytes"
+        data = [base64.b64decode(i["b64"]) for i in request["instances"]]
+        answer = serving.classify(path, data)
+        rows = zip(
+            np.char.decode(answer["labels"].astype("S"), "utf-8").tolist(),
+            answer["scores"].tolist(),
+            [e.decode() for e in answer["errors"]],
+            strict=True,
+        )
+        names = ("labels", "scores", "errors")
+        return {"predictions": [dict(zip(names, row)) for row in rows]}  # noqa: B905
+
+    with http.server.HTTPServer(("localhost", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://localhost:{server.server_port}"
+        try:
+            code, lines = classify_with_client(
+                monkeypatch, capsys, folder, "--rest", url
+            )
+            check_lines(code, lines, folder, path)
+            code, _ = classify_with_client(
+                monkeypatch, capsys, folder, "--rest", url, "--model", "o"
+            )
+            assert code.startswith(f"404 from {url}")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_command_line(small, tmp_path, monkeypatch, capsys):
+    small.save(tmp_path / "small.keras")
+    (tmp_path / "labels.txt").write_text("\n".join("abcdefghij"))
+    command = ["export", str(tmp_path / "small.keras"), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    script("export").main()
+    out = capsys.readouterr().out
+    assert out.startswith(f"{tmp_path / '1'}: TensorFlow {tf.__version__}")
+    assert "without the signature serving_bytes" in out
+    with pytest.raises(SystemExit, match="Pass version=2"):
+        script("export").main()
+
+
+# --- Bad input ---------------------------------------------------------------
+
+
+def text(tree):
+    return {p: p.read_bytes() for p in tree.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"format": "coreml"}, "`format` must be one of saved_model, onnx, "),
+        (
+            {"format": "openvino", "precision": "int8"},
+            "`precision` must be one of float32, float16 for openvino",
+        ),
+        (
+            {"format": "litert", "precision": "int8"},
+            "int8 needs pictures .* Received: calibration=None. Pass a folder",
+        ),
+        ({"version": 0}, "`version` must be a positive integer"),
+        ({"top": 0}, "`top` must be a positive integer"),
+        ({"labels": ["a"]}, "`labels` needs a `checkpoint`"),
+        (
+            {"checkpoint": "resnext50_32x4d", "labels": list("abcdefghij")},
+            "must take images of 224x224 pixels.*input_shape=.32, 32, 3",
+        ),
+        ({"calibration": []}, "`calibration` must be one picture or more"),
+        (
+            {"calibration": np.zeros((2, 8, 8, 3))},
+            r"must be inputs \(32, 32, 3\). Received: calibration_shape=",
+        ),
+    ],
+)
+def test_bad_arguments(small, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        export(small, tmp_path / "artifact", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_custom_top_needs_labels(small, tmp_path):
+    features = keras.Model(small.input, small.get_layer("avg_pool").output)
+    model = keras.Model(
+        small.input, keras.layers.Dense(3, "softmax")(features.output)
+    )
+    with pytest.raises(
+        ValueError, match="`labels` must name the model's 3 classes"
+    ):
+        export(model, tmp_path / "a", checkpoint=row(32, 10))
+    names = ["ant", "bee", "fly"]
+    report = export(model, tmp_path / "a", checkpoint=row(32, 10), labels=names)
+    answer = serving.classify(report.path, jpegs()[:1])
+    assert sorted(label.decode() for label in answer["labels"][0]) == names
+    maps = keras.Model(small.input, small.get_layer("conv2_block1_out").output)
+    with pytest.raises(ValueError, match="A model of classes is required"):
+        export(maps, tmp_path / "b", checkpoint=row(32, 10))
+
+
+def test_models_that_cannot_be_exported(small, tmp_path):
+    class Own(keras.Model):
+        def call(self, x):
+            return x
+
+    with pytest.raises(ValueError, match="must be a functional or sequential"):
+        export(Own(), tmp_path / "a")
+    layer = small.get_layer("conv2_block1_out")
+    two = keras.Model(small.input, [small.output, layer.output])
+    with pytest.raises(ValueError, match="one input of images and one output"):
+        export(two, tmp_path / "a")
+    inputs = keras.Input((3, 8, 8))
+    pooled = keras.layers.GlobalAveragePooling2D(data_format="channels_first")
+    first = keras.Model(inputs, pooled(inputs))
+    with pytest.raises(ValueError, match="must have its channels last"):
+        export(first, tmp_path / "a")
+
+
+@pytest.mark.parametrize("format", ["onnx", "litert", "openvino"])
+def test_missing_extra(small, tmp_path, monkeypatch, format):
+    monkeypatch.setitem(sys.modules, PACKAGES[format], None)
+    with pytest.raises(
+        ImportError, match=r'Run `pip install "keras_resnext\[export\]"`'
+    ):
+        export(small, tmp_path / "a", format)
+
+
+def test_without_serving_api_no_warm_up(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
+    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
+    report = export(small, tmp_path)
+    assert "No tensorflow-serving-api: without warm-up" in report.notes[1]
+    assert not (report.path / "assets.extra").exists()
+
+
+def test_existing_version_is_kept(small, tmp_path):
+    export(small, tmp_path)
+    before = text(tmp_path)
+    for version in (None, 1):
+        with pytest.raises(
+            FileExistsError, match=r"'.*/1', which exists\. Pass version=2"
+        ):
+            export(small, tmp_path, version=version)
+    assert text(tmp_path) == before
+    assert export(small, tmp_path, version=2).path == tmp_path / "2"
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_folder_of_other_things_is_kept(small, tmp_path, format):
+    pytest.importorskip(PACKAGES[format], reason="a runtime is missing")
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(FileExistsError, match="not be a folder of other"):
+        export(small, tmp_path, format)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("format", PACKAGES)
+def test_unwritable_folder(small, tmp_path, format):
+    pytest.importorskip(PACKAGES[format], reason="a runtime is missing")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        OSError, match="a folder that can be written and has room"
+    ):
+        export(small, tmp_path / "file" / "artifact", format)
+
+
+@contextlib.contextmanager
+def disk(path, kilobytes):
+    """Mounts a disk of that size at `path`."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs"]
+    path.mkdir()
+    try:
+        subprocess.run([*command, path], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a tmpfs needs more rights")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+@pytest.mark.parametrize("format", PACKAGES)
+def test_full_disk(small, tmp_path, format):
+    pytest.importorskip(PACKAGES[format], reason="a runtime is missing")
+    with disk(tmp_path / "disk", 64):
+        with pytest.raises(
+            OSError, match="a folder that can be written and has room"
+        ):
+            export(small, tmp_path / "disk" / "artifact", format)
+        assert not files(tmp_path / "disk")
+
+
+@pytest.mark.parametrize("format", ["onnx", "litert", "openvino"])
+@pytest.mark.parametrize("fault", ["mismatch", "interrupt", "move"])
+def test_old_artifact_survives(small, tmp_path, monkeypatch, format, fault):
+    pytest.importorskip(PACKAGES[format], reason="a runtime is missing")
+    path = tmp_path / "artifact"
+    path.mkdir() if format == "openvino" else path.write_text("old")
+    if format == "openvino":
+        (path / "model.xml").write_text("old")
+    before = text(tmp_path)
+    kind = formats.FORMATS[format]
+    if fault == "mismatch":
+        load = lambda path: ("It", lambda x: np.ones((len(x), 10)))  # noqa: E731
+        error, match = ValueError, "What It computes must be within 1.0e-04"
+    elif fault == "interrupt":
+        load = lambda path: (_ for _ in ()).throw(KeyboardInterrupt)  # noqa: E731
+        error, match = KeyboardInterrupt, None
+    else:
+        load = kind.load
+        error, match = RuntimeError, "pulled plug"
+
+        def replace(self, target):
+            raise RuntimeError("pulled plug")
+
+        monkeypatch.setattr(pathlib.Path, "replace", replace)
+    monkeypatch.setitem(
+        formats.FORMATS, format, dataclasses.replace(kind, load=load)
+    )
+    with pytest.raises(error, match=match):
+        export(small, path, format)
+    assert text(tmp_path) == before
+    assert list(tmp_path.iterdir()) == [path]
+    monkeypatch.undo()
+    export(small, path, format)
+    assert text(tmp_path) != before
