@@ -41,6 +41,7 @@ def classify():
     """Returns photographs and the network's three best guesses for each."""
     photographs = {
         "cat": skimage.data.chelsea(),
+        # Of none of its ten classes: the scores should say so.
         "rocket": skimage.data.rocket(),
         "coffee": skimage.data.coffee(),
     }
@@ -109,9 +110,10 @@ def draw(photographs, guesses, history, images, model):
     top, bottom = figure.subfigures(2, height_ratios=[3, 2])
     top.suptitle("Photographs, by ResNeXt29(weights='cifar10')")
     axes = top.subplots(2, len(photographs), height_ratios=[3, 1])
-    for column, image, guess in zip(
-        axes.T, photographs.values(), guesses, strict=True
+    for column, (title, image), guess in zip(
+        axes.T, photographs.items(), guesses, strict=True
     ):
+        column[0].set_title(title)
         column[0].imshow(image)
         column[0].axis("off")
         _, names, scores = zip(*guess[::-1], strict=True)

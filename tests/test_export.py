@@ -107,8 +107,12 @@ def network():
     def make(name):
         if name not in made:
             construct, side = NETWORKS[name]
-            model = construct(weights=None, input_shape=(side, side, 3))
-            made[name] = lively(model, side), side
+            trained = name == "resnext29"
+            model = construct(
+                weights="cifar10" if trained else None,
+                input_shape=(side, side, 3),
+            )
+            made[name] = (model if trained else lively(model, side)), side
         return made[name]
 
     return make

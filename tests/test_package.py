@@ -47,5 +47,12 @@ def test_list():
         for line in table.splitlines()
         if "resnext50_32x4d" in line and "imagenet1k_v2" in line
     )
-    for fact in ("25,028,904", "4.23", "81.198", "95.340", "bsd-3-clause", "232/224"):
+    for fact in (
+        "25,028,904",
+        "4.23",
+        "81.198",
+        "95.340",
+        "bsd-3-clause",
+        "232/224",
+    ):
         assert fact in row
