@@ -3,10 +3,10 @@
     python scripts/train.py --data cifar10.npz --out runs/cifar10
 
 The file holds x_train, y_train, x_test, y_test: uint8 images (count, height,
-width, 3) and integer labels. The defaults are the recipe of the weights that
-ship as `ResNeXt29(weights="cifar10")`; it fits two CPU cores: bfloat16, few
-epochs, and most of them on shrunken images, which cost less and lose little
-(progressive resizing, https://arxiv.org/abs/2104.00298).
+width, 3) and integer labels. The defaults suit two CPU cores: bfloat16, few
+epochs, and most of them on shrunken images, which cost less (progressive
+resizing, https://arxiv.org/abs/2104.00298). README has the commands that made
+the weights of `ResNeXt29(weights="cifar10")`.
 
 Writes into --out: model.keras after each epoch, and at the end
 weights.safetensors (float16), log.csv and result.json.

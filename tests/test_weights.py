@@ -145,6 +145,26 @@ class TestFormats:
         assert not os.listdir(tmp_path)
 
 
+class TestPackaged:
+    def test_the_cat_is_a_cat(self):
+        data = pytest.importorskip("skimage.data")
+        model = keras_resnext.ResNeXt29(weights="cifar10")
+        image = keras_resnext.eval_transform("resnext29/cifar10")(
+            data.chelsea()
+        )
+        scores = model.predict(image[None], verbose=0)
+        ((best, *_),) = keras_resnext.decode_predictions(scores)
+        assert best[1] == "cat" and best[2] > 0.5
+
+    def test_without_a_top(self):
+        whole = keras_resnext.ResNeXt29()
+        base = keras_resnext.ResNeXt29(include_top=False, pooling="avg")
+        expected = values(whole)
+        for name in ("predictions/kernel", "predictions/bias"):
+            del expected[name]
+        assert_same(values(base), expected)
+
+
 class TestFaults:
     def fail(self, path, *patterns, **options):
         with pytest.raises(ValueError) as caught:
