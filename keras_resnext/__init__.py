@@ -1,4 +1,4 @@
-"""ResNeXt for Keras 3: exact, fast, with every public file of weights."""
+"""ResNeXt for Keras 3: exact, fast, with the public weights."""
 
 from keras_resnext import layers, registry, weights
 from keras_resnext.preprocessing import (
