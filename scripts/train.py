@@ -142,8 +142,10 @@ def main():
         ),
         metrics=["accuracy"],
     )
+    log = args.out / "log.csv"
+    log.unlink(missing_ok=True)  # of an earlier run; each epoch below appends
     callbacks = [
-        keras.callbacks.CSVLogger(args.out / "log.csv", append=True),
+        keras.callbacks.CSVLogger(log, append=True),
         keras.callbacks.ModelCheckpoint(args.out / "model.keras"),
     ]
     start = time.time()
