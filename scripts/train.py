@@ -17,6 +17,7 @@ import json
 import pathlib
 import sys
 import time
+import zipfile
 
 import keras
 import numpy as np
@@ -55,6 +56,11 @@ def parse_arguments():
 def load(path):
     """Returns (x_train, y_train), (x_test, y_test) of an .npz file."""
     names = ["x_train", "y_train", "x_test", "y_test"]
+    if not zipfile.is_zipfile(path):  # which is what an .npz is
+        sys.exit(
+            f"--data must be an .npz file. Received: {path}. Check the path, "
+            "or write one with numpy.savez."
+        )
     with np.load(path) as file:
         missing = set(names) - set(file)
         if missing:
@@ -121,9 +127,9 @@ def optimizer(args, steps):
 def main():
     """Trains, measures the test accuracy and writes the results."""
     args = parse_arguments()
+    (x_train, y_train), (x_test, y_test) = load(args.data)
     args.out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(args.seed)
-    (x_train, y_train), (x_test, y_test) = load(args.data)
     classes = int(y_train.max()) + 1
 
     keras.mixed_precision.set_global_policy(args.dtype)

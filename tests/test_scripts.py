@@ -69,4 +69,17 @@ def test_train_says_what_the_data_lacks(tmp_path):
     )
     assert result.returncode == 1
     assert "['x_test', 'y_test', 'y_train']" in result.stderr.splitlines()[-1]
-    assert not list((tmp_path / "run").glob("*"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"no archive"])
+def test_train_says_that_the_data_is_none(tmp_path, content):
+    path = tmp_path / "data.npz"
+    if content:
+        path.write_bytes(content)
+    result = run("train.py", "--data", path, "--out", tmp_path / "run")
+    assert result.returncode == 1
+    message = result.stderr.splitlines()[-1]
+    assert message.startswith("--data must be an .npz file. Received: ")
+    assert str(path) in message
+    assert not (tmp_path / "run").exists()
