@@ -43,14 +43,17 @@ def rest(url, model, timeout):
 
     def ask(pictures):
         encoded = [base64.b64encode(p).decode("ascii") for p in pictures]
-        response = session.post(
-            f"{url}/v1/models/{model}:predict",
-            json={
-                "signature_name": SIGNATURE,
-                "instances": [{"b64": text} for text in encoded],
-            },
-            timeout=timeout,
-        )
+        try:
+            response = session.post(
+                f"{url}/v1/models/{model}:predict",
+                json={
+                    "signature_name": SIGNATURE,
+                    "instances": [{"b64": text} for text in encoded],
+                },
+                timeout=timeout,
+            )
+        except requests.RequestException as error:
+            sys.exit(f"{type(error).__name__} from {url}: {error}")
         if not response.ok:
             sys.exit(f"{response.status_code} from {url}: {response.text}")
         answers = response.json()["predictions"]
@@ -92,6 +95,11 @@ def files(paths):
     """Returns the files, and those in the folders, in order."""
     found = []
     for path in paths:
+        if not path.exists():
+            sys.exit(
+                "Pictures must be files or folders. Received: "
+                f"{path}, which does not exist. Check the path."
+            )
         inside = sorted(p for p in path.rglob("*") if p.is_file())
         found += inside if path.is_dir() else [path]
     return found

@@ -558,6 +558,7 @@ def folder(tmp_path):
 def classify_with_client(monkeypatch, capsys, folder, *options):
     arguments = ["client", str(folder), "--model", "m", "--batch-size", "3"]
     monkeypatch.setattr(sys, "argv", [*arguments, *options])
+    capsys.readouterr()  # what an export printed that this test had to make
     with pytest.raises(SystemExit) as end:
         script("serving_client").main()
     return end.value.code, capsys.readouterr().out.splitlines()
@@ -664,6 +665,21 @@ def test_rest_client(artifact, folder, monkeypatch, capsys):
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.mark.parametrize(
+    "paths, message",
+    [
+        (["nowhere.jpg"], "nowhere.jpg, which does not exist"),
+        ([str(formats.PICTURES[0])], "ConnectionError from http://localhost:1"),
+    ],
+)
+def test_client_says_what_is_missing(monkeypatch, paths, message):
+    options = ["--model", "m", "--rest", "http://localhost:1"]
+    monkeypatch.setattr(sys, "argv", ["client", *paths, *options])
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    with pytest.raises(SystemExit, match=message):
+        script("serving_client").main()
 
 
 def test_command_line(small, tmp_path, monkeypatch, capsys):
