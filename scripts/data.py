@@ -1,0 +1,345 @@
+"""Loads pictures for training, evaluation and explanation.
+
+train, test = load("cifar10.npz")
+train, test = load("photographs/")  # class folders, or train/ and val/
+train, test = load("tfds:cifar10", data_dir="~/tensorflow_datasets")
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+import pathlib
+import sys
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+_NPZ = ("x_train", "y_train", "x_test", "y_test")
+_TEST_FOLDERS = ("val", "validation", "test")
+# A prepared set of pictures of many sizes is held in memory up to here.
+_MOST_BYTES = 4 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One part of a data source.
+
+    Attributes:
+        images: Random access to pictures, each of which `eval_transform`
+            takes: a uint8 array `(n, height, width, 3)`, a list of paths, or
+            a sequence of encoded pictures as `bytes`.
+        labels: int64 array `(n,)`.
+        classes: Names of the classes, in the order of the labels.
+    """
+
+    images: Sequence
+    labels: np.ndarray
+    classes: list[str]
+
+
+def load(source, data_dir=None, holdout=0.2, seed=0, on_corrupt="skip"):
+    """Returns the two parts of a data source.
+
+    Args:
+        source: `"tfds:NAME"`; the path of an `.npz` file with x_train,
+            y_train, x_test and y_test; or a folder of class folders, or of
+            `train/` and `val/` (or `test/`) that hold class folders.
+        data_dir: Where TensorFlow Datasets are prepared, or `None` for their
+            own default.
+        holdout: Share of the pictures to test with, 0..1, where the source
+            has no part for that. In folders, a hash of the file's name
+            decides, so that every machine decides alike.
+        seed: Makes another division of it.
+        on_corrupt: `"skip"` reports each file of a folder that is no picture
+            and leaves it out; `"fail"` raises.
+
+    Returns:
+        `(train, test)`, each a `Split`, with the same `classes`.
+
+    Raises:
+        FileNotFoundError: If there is nothing at that path.
+        ImportError: If tensorflow-datasets is missing.
+        ValueError: If the source holds no pictures in such an order.
+    """
+    source = os.fspath(source)
+    if source.startswith("tfds:"):
+        return _load_tfds(source.removeprefix("tfds:"), data_dir, holdout)
+    path = pathlib.Path(source)
+    if path.is_dir():
+        return _load_folder(path, holdout, seed, on_corrupt)
+    if not path.exists():
+        raise FileNotFoundError(
+            "--data must be an .npz file, a folder or tfds:NAME. Received: "
+            f"{source}, which does not exist. Check the path."
+        )
+    return _load_npz(path)
+
+
+def require_trainable(train, test):
+    """Checks that there is something to learn and something to test with.
+
+    Raises:
+        ValueError: If there is one class only, or if a class has no picture
+            in one of the parts.
+    """
+    classes = train.classes
+    if len(classes) < 2:
+        raise ValueError(
+            "A classifier needs at least two classes. Received: "
+            f"{classes[0]} alone. Add a class to the data."
+        )
+    for part, split in (("train", train), ("test", test)):
+        counts = np.bincount(split.labels, minlength=len(classes))
+        lacking = [classes[i] for i in np.flatnonzero(counts == 0)]
+        if lacking:
+            raise ValueError(
+                f"Each class needs at least one picture to {part} with. "
+                f"Received: none of {', '.join(lacking[:5])}"
+                f"{', ...' if lacking[5:] else ''}. Add pictures, or change "
+                "--holdout or --seed, which divide them."
+            )
+
+
+def _load_npz(path):
+    if not zipfile.is_zipfile(path):  # which is what an .npz is
+        raise ValueError(
+            "--data must be an .npz file, a folder or tfds:NAME. Received: "
+            f"{path}, which is neither. Check the path, or write one with "
+            "numpy.savez."
+        )
+    with np.load(path) as file:
+        missing = sorted(set(_NPZ) - set(file))
+        if missing:
+            raise ValueError(
+                f"--data must hold {', '.join(_NPZ)}. Received: {path} "
+                f"without {', '.join(missing)}. Write them with numpy.savez."
+            )
+        arrays = {name: file[name] for name in _NPZ}
+    count = 0
+    for part in ("train", "test"):
+        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"].ravel()
+        if images.dtype != "uint8" or images.shape[3:] != (3,):
+            raise ValueError(
+                f"x_{part} must be uint8 of the shape (count, height, width, "
+                f"3). Received: {images.dtype} of {images.shape} in {path}. "
+                "Convert it to RGB values of 0..255."
+            )
+        whole = np.issubdtype(labels.dtype, np.integer)
+        if (
+            not whole
+            or len(labels) != len(images)
+            or min(labels, default=0) < 0
+        ):
+            raise ValueError(
+                f"y_{part} must hold an integer from 0 for each image. "
+                f"Received: {len(labels)} of {labels.dtype} for {len(images)} "
+                f"images in {path}. Number the classes from 0."
+            )
+        arrays[f"y_{part}"] = labels.astype("int64")
+        count = max(count, 1 + max(labels, default=-1))
+    classes = [str(i) for i in range(count)]
+    return (
+        Split(arrays["x_train"], arrays["y_train"], classes),
+        Split(arrays["x_test"], arrays["y_test"], classes),
+    )
+
+
+def _load_folder(path, holdout, seed, on_corrupt):
+    """Returns both parts of a folder of class folders."""
+    if (path / "train").is_dir():
+        other = next((n for n in _TEST_FOLDERS if (path / n).is_dir()), None)
+        if other is None:
+            raise ValueError(
+                "A folder with train/ must have val/ or test/, too. Received: "
+                f"{path}. Add one, or pass {path / 'train'} to hold out a "
+                "share of it."
+            )
+        train = _pictures(path / "train", on_corrupt)
+        test = _pictures(path / other, on_corrupt)
+        unknown = sorted(set(test) - set(train))
+        if unknown:
+            raise ValueError(
+                f"{other}/ must have the classes of train/. Received: "
+                f"{', '.join(unknown[:5])} in {path / other} alone. Rename "
+                "these folders, or remove them."
+            )
+    else:
+        train, test = {}, {}
+        for name, files in _pictures(path, on_corrupt).items():
+            held = [_share(f"{seed}/{file.name}") < holdout for file in files]
+            pairs = list(zip(files, held, strict=True))
+            train[name] = [file for file, out in pairs if not out]
+            test[name] = [file for file, out in pairs if out]
+    classes = list(train)
+    return _split(train, classes), _split(test, classes)
+
+
+def _split(pictures, classes):
+    """Returns the `Split` of lists of paths by class."""
+    pairs = [
+        (str(file), label)
+        for label, name in enumerate(classes)
+        for file in pictures.get(name, ())
+    ]
+    files, labels = zip(*pairs, strict=True) if pairs else ((), ())
+    return Split(list(files), np.array(labels, "int64"), classes)
+
+
+def _share(name):
+    """Returns a number in 0..1 that looks random and depends on the name."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
+
+
+def _pictures(folder, on_corrupt):
+    """Returns the paths of the pictures in each class folder, by its name."""
+    classes = {
+        child.name: sorted(
+            file
+            for file in child.rglob("*")
+            if file.is_file() and not file.name.startswith(".")
+        )
+        for child in sorted(folder.iterdir())
+        if child.is_dir() and not child.name.startswith(".")
+    }
+    if not classes:
+        raise ValueError(
+            "The folder must hold one folder of pictures for each class. "
+            f"Received: {folder} without any. Make them."
+        )
+    files = [file for children in classes.values() for file in children]
+    # Pillow decodes outside of Python's lock, so threads do it in parallel.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        faults = dict(
+            zip(
+                files,
+                tqdm(
+                    pool.map(_fault, files),
+                    f"Checking {folder}",
+                    len(files),
+                    unit=" pictures",
+                    disable=None,
+                ),
+                strict=True,
+            )
+        )
+    corrupt = {file: fault for file, fault in faults.items() if fault}
+    for file, fault in corrupt.items():
+        if on_corrupt == "fail":
+            raise ValueError(
+                "All files must be pictures that Pillow can decode. Received: "
+                f"{file} ({fault}). Remove it, or pass --on-corrupt skip."
+            )
+        print(f"Skipped: {file} ({fault})", file=sys.stderr)
+    for name, children in classes.items():
+        classes[name] = [file for file in children if file not in corrupt]
+        if not classes[name]:
+            raise ValueError(
+                "Each class folder must hold pictures. Received: "
+                f"{folder / name} without any. Add some, or remove the folder."
+            )
+    return classes
+
+
+def _fault(path):
+    """Returns what is wrong with a picture, or `None`."""
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (1, 1))  # JPEG: all bytes, few pixels
+            image.load()
+    except Exception as error:  # Pillow raises a dozen different ones.
+        return str(error).partition("\n")[0] or type(error).__name__
+
+
+class _Records(Sequence):
+    """Encoded pictures of a `tfds.data_source`, read where they are asked."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        return bytes(self.source[int(index)]["image"])
+
+
+def _load_tfds(name, data_dir, holdout):
+    """Returns both parts of a TensorFlow Dataset; prepares it where needed."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            "tfds:NAME needs tensorflow-datasets and TensorFlow. Received: "
+            f"{error}. Install them, or pass an .npz file or a folder."
+        ) from error
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+        builder.download_and_prepare()
+    except (
+        tfds.core.DatasetNotFoundError,
+        tfds.download.DownloadError,
+        OSError,  # no network
+        AssertionError,  # must be downloaded by hand
+    ) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            "tfds:NAME must be a prepared dataset, or a known one that can be "
+            f"downloaded. Received: {name!r} ({reason}). Check the name and "
+            "--data-dir, or run `tfds build` where there is a network."
+        ) from error
+    features = builder.info.features
+    if not {"image", "label"} <= set(features):
+        raise ValueError(
+            "A dataset must have the features image and label. Received: "
+            f"{name!r} with {', '.join(features)}. Choose one for "
+            "classification."
+        )
+    # ImageNet's part called test has no labels: validation comes first.
+    other = next((n for n in _TEST_FOLDERS if n in builder.info.splits), None)
+    parts = ("train", other)
+    if other is None:
+        kept = round(100 * (1 - holdout))
+        parts = f"train[:{kept}%]", f"train[{kept}%:]"
+    return tuple(_tfds_split(builder, part) for part in parts)
+
+
+def _tfds_split(builder, part):
+    """Returns one part: decoded if it is small, else encoded pictures."""
+    import tensorflow_datasets as tfds
+
+    feature = builder.info.features["image"]
+    size = builder.info.splits[part].num_examples
+    decoders = None
+    if None in feature.shape or size * np.prod(feature.shape) > _MOST_BYTES:
+        decoders = {"image": tfds.decode.SkipDecoding()}
+    try:
+        source = builder.as_data_source(part, decoders=decoders)
+    except NotImplementedError as error:  # no random access to TFRecord files
+        if decoders and builder.info.splits[part].num_bytes > _MOST_BYTES:
+            raise ValueError(
+                "A dataset that does not fit into memory must be prepared as "
+                f"array_record. Received: {builder.info.full_name} as "
+                f"{builder.info.file_format}. Run `tfds convert_format`."
+            ) from error
+        source = tfds.as_numpy(builder.as_dataset(part, decoders=decoders))
+    # Only the labels of what stays on disk are kept.
+    on_disk = decoders and hasattr(source, "__getitem__")
+    images, labels = [], []
+    for example in tqdm(
+        source, f"Reading {part}", size, unit=" pictures", disable=None
+    ):
+        labels.append(int(example["label"]))
+        if not on_disk:
+            images.append(example["image"])
+    if on_disk:
+        images = _Records(source)
+    elif not decoders:
+        images = np.stack(images)
+        if images.shape[-1] == 1:
+            images = images.repeat(3, -1)
+    classes = list(builder.info.features["label"].names)
+    return Split(images, np.array(labels, "int64"), classes)
