@@ -264,6 +264,8 @@ class _Records(Sequence):
         return len(self.source)
 
     def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
         return bytes(self.source[int(index)]["image"])
 
 

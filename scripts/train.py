@@ -1,188 +1,463 @@
-"""Trains a ResNeXt-29 on small images and writes its weights.
+r"""Trains a network, or fine-tunes one, and writes its weights.
 
     python scripts/train.py --data cifar10.npz --out runs/cifar10
+    python scripts/train.py --data tfds:cifar10 --recipe paper_cifar \
+        --groups 8 --width-per-group 64 --out runs/paper
+    python scripts/train.py --data flowers/ --recipe finetune --sizes 32 \
+        --weights cifar10 --out runs/flowers
 
-The file holds x_train, y_train, x_test, y_test: uint8 images (count, height,
-width, 3) and integer labels. The defaults suit two CPU cores: bfloat16, few
-epochs, and most of them on shrunken images, which cost less (progressive
-resizing, https://arxiv.org/abs/2104.00298). README has the commands that made
-the weights of `ResNeXt29(weights="cifar10")`.
+--data is an .npz file, a folder of class folders, or a TensorFlow dataset;
+scripts/data.py describes them. --recipe is one of scripts/recipes.py, which
+also describes its fields, and each field is an option here as well.
 
-Writes into --out: model.keras after each epoch, and at the end
-weights.safetensors (float16), log.csv and result.json.
+Killed at any moment and started again with the same options, a training goes
+on from its last state and ends with the weights it would have had.
+
+Writes into --out: model.keras and log.csv after each epoch, tensorboard/, and
+at the end weights.safetensors (float16), training.png and result.json.
 """
 
 import argparse
+import dataclasses
+import importlib.metadata
 import json
+import os
 import pathlib
 import sys
 import time
-import zipfile
+import types
 
+import batches
+import data
 import keras
-import numpy as np
+import recipes
+import report
+import resume
+from keras import ops
 
 import keras_resnext
+from keras_resnext import transfer
+from keras_resnext.registry import ARCHITECTURES
+
+_MOMENTUM = 0.9
 
 
 def parse_arguments():
-    """Returns the command line's options."""
+    """Returns the command line's options, and the recipe they describe."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--data", required=True, help="the .npz file")
-    parser.add_argument("--out", required=True, type=pathlib.Path)
-    parser.add_argument("--groups", type=int, default=16)
-    parser.add_argument("--width-per-group", type=int, default=4)
-    parser.add_argument(
-        "--sizes",
-        type=int,
-        nargs="+",
-        default=[20] * 5 + [24] * 5 + [32] * 4,
-        help="side of the images in each epoch, pixels",
+    add = parser.add_argument
+    add("--data", required=True, help=".npz, folder or tfds:NAME")
+    add("--data-dir", help="where TensorFlow datasets are prepared")
+    add("--holdout", type=float, default=0.2, help="share to test with")
+    add("--on-corrupt", choices=["skip", "fail"], default="skip")
+    add("--out", required=True, type=pathlib.Path)
+    add("--model", choices=list(ARCHITECTURES), default="resnext29")
+    add("--groups", type=int, help="of resnext29")
+    add("--width-per-group", type=int, help="of resnext29")
+    add("--weights", help="a tag or a file to start from")
+    add("--accept-noncommercial", action="store_true")
+    add("--recipe", choices=list(recipes.RECIPES), default="quick")
+    add("--dtype", default="mixed_bfloat16")
+    add("--seed", type=int, default=0)
+    add("--save-every", type=int, default=500, help="steps")
+    add(
+        "--deterministic",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="the same weights in each run, which costs time on a GPU",
     )
-    parser.add_argument("--weights", help="a file to start from")
-    parser.add_argument("--batch-size", type=int, default=128)
-    # 0.1 for 128 images is the rate of the paper's CIFAR recipe.
-    parser.add_argument("--learning-rate", type=float, default=0.1)
-    parser.add_argument("--warm-up", type=float, default=0.15, help="share")
-    parser.add_argument("--weight-decay", type=float, default=5e-4)
-    parser.add_argument("--label-smoothing", type=float, default=0.1)
-    parser.add_argument("--dtype", default="mixed_bfloat16")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    group = parser.add_argument_group("fields of the recipe")
+    for field in dataclasses.fields(recipes.Recipe)[1:]:
+        group.add_argument(f"--{field.name.replace('_', '-')}", **_kind(field))
+    args = parser.parse_args()
+    fields = {f.name for f in dataclasses.fields(recipes.Recipe)[1:]}
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(args).items()
+        if name in fields and value is not None
+    }
+    if len(given.get("sizes", ())) > 1:  # one for each epoch
+        given.setdefault("epochs", len(given["sizes"]))
+    recipe = dataclasses.replace(recipes.RECIPES[args.recipe], **given)
+    return args, recipe
 
 
-def load(path):
-    """Returns (x_train, y_train), (x_test, y_test) of an .npz file."""
-    names = ["x_train", "y_train", "x_test", "y_test"]
-    if not zipfile.is_zipfile(path):  # which is what an .npz is
-        sys.exit(
-            f"--data must be an .npz file. Received: {path}. Check the path, "
-            "or write one with numpy.savez."
+def _kind(field):
+    """Returns what argparse has to know of a recipe's field."""
+    if field.type is bool:
+        return {"action": argparse.BooleanOptionalAction, "default": None}
+    if field.name in recipes.CHOICES:
+        return {"choices": recipes.CHOICES[field.name]}
+    if isinstance(field.type, types.UnionType):  # of None and one more
+        return {"type": field.type.__args__[0]}
+    if field.type in (int, float, str):
+        return {"type": field.type}
+    return {"type": field.type.__args__[0], "nargs": "+"}
+
+
+def configure(args):
+    """Sets what holds for the whole process."""
+    if args.deterministic and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    elif args.deterministic:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
+    keras.utils.set_random_seed(args.seed)
+    keras.mixed_precision.set_global_policy(args.dtype)
+
+
+def build(args, recipe, classes):
+    """Returns the network, which ends in logits."""
+    options = {"input_shape": (None, None, 3), "weights": args.weights}
+    if args.model == "resnext29":
+        options["groups"] = args.groups
+        options["width_per_group"] = args.width_per_group
+    elif args.groups or args.width_per_group:
+        raise ValueError(
+            "--groups and --width-per-group belong to resnext29. Received: "
+            f"--model {args.model}. Leave them out."
         )
-    with np.load(path) as file:
-        missing = set(names) - set(file)
-        if missing:
-            sys.exit(
-                f"--data must hold {names}. Received: {path} without "
-                f"{sorted(missing)}. Write them with numpy.savez."
-            )
-        x_train, y_train, x_test, y_test = (file[name] for name in names)
-    return (x_train, y_train.ravel()), (x_test, y_test.ravel())
+    elif args.accept_noncommercial:
+        options["accept_noncommercial"] = True
+    options["stochastic_depth"] = recipe.stochastic_depth
+    options["zero_gamma"] = recipe.zero_gamma
+    construct = getattr(keras_resnext, ARCHITECTURES[args.model].constructor)
+    if recipe.new_top:
+        base = construct(include_top=False, pooling="avg", **options)
+        model = transfer.replace_top(base, classes, recipe.dropout, None)
+    else:
+        model = construct(
+            classes=classes, classifier_activation=None, **options
+        )
+    return model
 
 
-def training_data(images, labels, size, classes, args, epoch):
-    """Returns a tf.data set of augmented, normalised batches.
+def freeze(model, stage):
+    """Freezes all stages up to one; `"backbone"` stands for the last."""
+    if stage == "backbone":
+        stages = [layer.name.partition("_")[0] for layer in model.layers]
+        stage = max(name for name in stages if name.startswith("conv"))
+    if stage:
+        transfer.freeze(model, stage)
+    else:
+        transfer.unfreeze(model)
 
-    Augmentation is the paper's: four more pixels on each side, a random crop
-    of the old size, and half of the images mirrored.
+
+def make_optimizer(recipe, steps):
+    """Returns the recipe's optimizer with its schedule.
+
+    Args:
+        recipe: A `recipes.Recipe`.
+        steps: Number of steps in the whole training.
     """
-    import tensorflow as tf
+    warm_up = round(recipe.warm_up * steps)
+    if recipe.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warm_up else recipe.learning_rate,
+            steps - warm_up,
+            warmup_target=recipe.learning_rate if warm_up else None,
+            warmup_steps=warm_up,
+        )
+    elif warm_up:
+        raise ValueError(
+            "A warm-up goes with --schedule cosine. Received: --warm-up "
+            f"{recipe.warm_up} with steps. Leave it out."
+        )
+    else:
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
+            [round(share * steps) for share in recipe.milestones],
+            [
+                recipe.learning_rate / 10**i
+                for i in range(1 + len(recipe.milestones))
+            ],
+        )
+    options = {
+        "weight_decay": recipe.weight_decay or None,
+        "use_ema": bool(recipe.ema),
+        "ema_momentum": recipe.ema,
+        "gradient_accumulation_steps": (
+            recipe.accumulate if recipe.accumulate > 1 else None
+        ),
+    }
+    if recipe.optimizer == "lamb":
+        # The norm is timm's, which trained by these recipes.
+        optimizer = keras.optimizers.Lamb(rate, global_clipnorm=1, **options)
+    else:
+        if recipe.weight_decay:
+            # Papers decay through the momentum, where the decay of one step
+            # adds up to this over the next ones; Keras decays beside it.
+            options["weight_decay"] /= 1 - _MOMENTUM
+        optimizer = keras.optimizers.SGD(
+            rate, momentum=_MOMENTUM, nesterov=True, **options
+        )
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    return optimizer
 
-    side = images.shape[1:3]
 
-    def augment(example, seed):
-        image, label = example
-        image = tf.pad(image, [[4, 4], [4, 4], [0, 0]], mode="REFLECT")
-        image = tf.image.stateless_random_crop(image, (*side, 3), seed)
-        return tf.image.stateless_random_flip_left_right(image, seed), label
+def compile_model(model, recipe, steps):
+    """Compiles a network; returns all variables that training changes."""
+    loss = keras.losses.CategoricalCrossentropy
+    if recipe.loss == "sigmoid":
+        loss = keras.losses.BinaryCrossentropy
+    accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+    model.compile(
+        make_optimizer(recipe, steps),
+        loss(from_logits=True, label_smoothing=recipe.label_smoothing),
+        metrics=[accuracy],
+    )
+    model.optimizer.build(model.trainable_variables)
+    return [
+        *model.variables,
+        *model.optimizer.variables,
+        *model.metrics[0].variables,  # the mean of the loss
+        *accuracy.variables,
+    ]
 
-    def prepare(images, labels):
-        if size != side[0]:
-            images = tf.image.resize(images, (size, size), antialias=True)
-        images = keras_resnext.preprocess_input(tf.cast(images, "float32"))
-        return images, tf.one_hot(labels, classes)
 
-    # A seed for every epoch makes each of them the same in every run.
-    seed = args.seed + 1000 * epoch
-    examples = tf.data.Dataset.from_tensor_slices((images, labels))
-    examples = examples.shuffle(len(images), seed=seed)
-    seeds = tf.data.Dataset.random(seed).map(lambda s: tf.cast(s, "int32"))
-    return (
-        tf.data.Dataset.zip(examples, seeds.batch(2))
-        .map(augment, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(args.batch_size, drop_remainder=True)
-        .map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-        .prefetch(2)
+@dataclasses.dataclass
+class Phase:
+    """Part of a training, with a network and splits of its own.
+
+    Attributes:
+        recipe: Its `recipes.Recipe`.
+        first: Number of the epoch it begins with.
+        network: The whole network.
+        model: What is trained: the network, or the layers behind features
+            that are computed once.
+        train: `data.Split` of pictures, or of features, to train with.
+        test: The same to test with.
+        features: Seconds that the features to train with took, or `None`.
+    """
+
+    recipe: recipes.Recipe
+    first: int
+    network: keras.Model
+    model: keras.Model
+    train: data.Split
+    test: data.Split
+    features: float | None = None
+
+    @property
+    def steps(self):
+        """Number of steps in an epoch."""
+        return len(self.train.labels) // self.recipe.batch_size
+
+    @property
+    def last(self):
+        """Number of the epoch after the last one."""
+        return self.first + self.recipe.epochs
+
+
+def make_phases(recipe, network, train, test, begin):
+    """Yields the number of each phase from `begin` on, and the phase.
+
+    Each is prepared when the one before has ended.
+    """
+    if begin == 0:
+        freeze(network, recipe.freeze)
+        phase = Phase(recipe, 0, network, network, train, test)
+        yield 0, with_features(phase)
+    if recipe.unfreeze_epochs:
+        freeze(network, None)
+        later = dataclasses.replace(
+            recipe,
+            epochs=recipe.unfreeze_epochs,
+            learning_rate=recipe.unfreeze_lr,
+            sizes=recipe.sizes[-1:],
+        )
+        yield 1, Phase(later, recipe.epochs, network, network, train, test)
+
+
+def with_features(phase):
+    """Computes features once, where they are the same in each epoch.
+
+    They are if only layers after the pooling are trained and nothing in the
+    recipe is random. The phase then trains these layers alone.
+    """
+    recipe, network = phase.recipe, phase.network
+    pool = network.get_layer("avg_pool")
+    top = network.layers[network.layers.index(pool) + 1 :]
+    learning = sum(len(layer.trainable_weights) for layer in top)
+    random = recipe.crop != "fit" or recipe.flip or recipe.augment != "none"
+    random = random or recipe.mixup or recipe.cutmix or recipe.erasing
+    if random or learning != len(network.trainable_weights):
+        return phase
+    backbone = keras.Model(network.inputs, pool.output)
+    start = time.perf_counter()
+    train, test = (
+        dataclasses.replace(
+            split, images=backbone.predict(batches.Unchanged(split, recipe))
+        )
+        for split in (phase.train, phase.test)
+    )
+    seconds = time.perf_counter() - start
+    x = inputs = keras.Input(pool.output.shape[1:])
+    for layer in top:
+        x = layer(x)
+    return dataclasses.replace(
+        phase,
+        model=keras.Model(inputs, x),
+        train=train,
+        test=test,
+        features=seconds,
     )
 
 
-def optimizer(args, steps):
-    """Returns SGD with Nesterov momentum, warm-up and a cosine to zero."""
-    warm_up = int(args.warm_up * steps)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        steps - warm_up,
-        warmup_target=args.learning_rate,
-        warmup_steps=warm_up,
-    )
-    sgd = keras.optimizers.SGD(
-        schedule, momentum=0.9, nesterov=True, weight_decay=args.weight_decay
-    )
-    sgd.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    return sgd
+def learn(phase, run, args, progress):
+    """Trains from where the run stands to the end of the phase."""
+    model, recipe = phase.model, phase.recipe
+    variables = compile_model(model, recipe, recipe.epochs * phase.steps)
+    if run.arrays is not None:
+        run.restore(variables)
+    for epoch in range(run.epoch, phase.last):
+        row = {"epoch": epoch}
+        row |= train_epoch(phase, epoch, variables, run, args, progress)
+        # With a moving average, `fit` has put it in place of the weights.
+        tests = batches.Unchanged(phase.test, recipe)
+        scores = model.evaluate(tests, return_dict=True, verbose=0)
+        row |= {f"val_{name}": value for name, value in scores.items()}
+        save_model(phase.network, recipe, args.out / "model.keras")
+        run.rows.append(row | {"seconds": round(run.seconds, 3)})
+        run.epoch, run.step = epoch + 1, 0
+        run.restore(variables)
+        run.write()
+        report.write_log(args.out / "log.csv", run.rows)
+        report.write_scalars(args.out / "tensorboard", run.rows[-1])
+        progress.bar.write(report.describe(run.rows[-1]))
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+
+
+def train_epoch(phase, epoch, variables, run, args, progress):
+    """Trains for the rest of an epoch; returns its means and the last rate."""
+    sizes = phase.recipe.sizes
+    size = sizes[min(epoch - phase.first, len(sizes) - 1)]
+    plan = batches.Plan(phase.train, phase.recipe, size, args.seed)
+    stream = batches.Stream(plan)
+    seconds, waited, start = run.seconds, run.waited, time.perf_counter()
+
+    def clock():
+        return {
+            "seconds": seconds + time.perf_counter() - start,
+            "waited": waited + stream.waited,
+        }
+
+    history = phase.model.fit(
+        stream.epoch(epoch, run.step),
+        initial_epoch=epoch,
+        epochs=epoch + 1,
+        steps_per_epoch=phase.steps - run.step,
+        shuffle=False,
+        callbacks=[
+            resume.Saver(run, variables, args.save_every, clock),
+            progress,
+        ],
+        verbose=0,
+    ).history
+    vars(run).update(clock())
+    rate = ops.convert_to_numpy(phase.model.optimizer.learning_rate)
+    means = {name: values[-1] for name, values in history.items()}
+    return means | {"learning_rate": float(rate)}
+
+
+def save_model(network, recipe, path):
+    """Writes a network, with probabilities in place of logits."""
+    copy = keras.models.clone_model(network)
+    copy.set_weights(network.get_weights())
+    copy.layers[-1].activation = keras.activations.get(recipe.loss)
+    part = path.with_suffix(".part.keras")
+    copy.save(part)
+    os.replace(part, path)
+
+
+def finish(args, recipe, network, test):
+    """Writes the weights; returns the accuracy of what was written."""
+    path = args.out / "weights.safetensors"
+    keras_resnext.weights.save(network, path)
+    save_model(network, recipe, args.out / "model.keras")
+    # float16 on disk, float32 here.
+    keras.mixed_precision.set_global_policy("float32")
+    args = argparse.Namespace(**(vars(args) | {"weights": path}))
+    recipe = dataclasses.replace(recipe, new_top=False)
+    network = build(args, recipe, len(test.classes))
+    compile_model(network, recipe, 1)
+    tests = batches.Unchanged(test, recipe)
+    return network.evaluate(tests, return_dict=True, verbose=0)["accuracy"]
+
+
+def describe(args, recipe, train, test):
+    """Returns all that the result of a training depends on."""
+    options = {
+        name: value
+        for name, value in vars(args).items()
+        if name not in ("out", "save_every", "data_dir")
+    }
+    options |= dataclasses.asdict(recipe)
+    options["pictures"] = [len(train.labels), len(test.labels)]
+    options["backend"] = keras.backend.backend()
+    return json.loads(json.dumps(options))  # tuples turn into lists
 
 
 def main():
     """Trains, measures the test accuracy and writes the results."""
-    args = parse_arguments()
-    (x_train, y_train), (x_test, y_test) = load(args.data)
-    args.out.mkdir(parents=True, exist_ok=True)
-    keras.utils.set_random_seed(args.seed)
-    classes = int(y_train.max()) + 1
-
-    keras.mixed_precision.set_global_policy(args.dtype)
-    model = keras_resnext.ResNeXt29(
-        weights=args.weights,
-        input_shape=(None, None, 3),
-        classes=classes,
-        groups=args.groups,
-        width_per_group=args.width_per_group,
-        zero_gamma=True,
-    )
-    model.compile(
-        optimizer(args, len(args.sizes) * (len(x_train) // args.batch_size)),
-        keras.losses.CategoricalCrossentropy(
-            label_smoothing=args.label_smoothing
-        ),
-        metrics=["accuracy"],
-    )
-    log = args.out / "log.csv"
-    log.unlink(missing_ok=True)  # of an earlier run; each epoch below appends
-    callbacks = [
-        keras.callbacks.CSVLogger(log, append=True),
-        keras.callbacks.ModelCheckpoint(args.out / "model.keras"),
-    ]
-    start = time.time()
-    for epoch, size in enumerate(args.sizes):
-        model.fit(
-            training_data(x_train, y_train, size, classes, args, epoch),
-            initial_epoch=epoch,
-            epochs=epoch + 1,
-            callbacks=callbacks,
-            verbose="auto" if sys.stdout.isatty() else 2,
+    args, recipe = parse_arguments()
+    try:
+        train, test = data.load(
+            *(args.data, args.data_dir, args.holdout, args.seed),
+            args.on_corrupt,
         )
-    minutes = (time.time() - start) / 60
+        data.require_trainable(train, test)
+        if len(train.labels) < recipe.batch_size:
+            raise ValueError(
+                "A batch must not have more pictures than there are to train "
+                f"with. Received: --batch-size {recipe.batch_size} with "
+                f"{len(train.labels)} pictures. Make it smaller."
+            )
+        configure(args)
+        network = build(args, recipe, len(train.classes))
+        run = resume.Run(args.out, describe(args, recipe, train, test))
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(str(error))
+    args.out.mkdir(parents=True, exist_ok=True)
+    board = args.out / "tensorboard"
+    if run.arrays is None:
+        report.write_graph(board, network)
+    steps = len(train.labels) // recipe.batch_size
+    epochs = recipe.epochs + recipe.unfreeze_epochs
+    done = run.epoch * steps + run.step
+    progress = report.Progress(epochs * steps, done, recipe.batch_size)
+    for number, phase in make_phases(recipe, network, train, test, run.phase):
+        if number > run.phase:  # its variables are others
+            run.phase, run.arrays = number, None
+        learn(phase, run, args, progress)
+        if phase.features:
+            report.print_ratio(phase.features, run.rows)
+    progress.bar.close()
 
-    path = args.out / "weights.safetensors"
-    keras_resnext.weights.save(model, path)
-    # What is measured is what was written: float16 on disk, float32 here.
-    keras.mixed_precision.set_global_policy("float32")
-    model = keras_resnext.ResNeXt29(
-        weights=path, classes=classes, input_shape=x_test.shape[1:]
-    )
-    model.compile(metrics=["accuracy"], loss="sparse_categorical_crossentropy")
-    x_test = keras_resnext.preprocess_input(x_test)
-    _, accuracy = model.evaluate(x_test, y_test, batch_size=250, verbose=0)
+    accuracy = finish(args, recipe, network, test)
     result = {
         "test_accuracy": round(accuracy, 4),
-        "minutes": round(minutes, 1),
-        "parameters": model.count_params(),
-        "options": {k: str(v) for k, v in vars(args).items()},
+        "minutes": round(run.seconds / 60, 2),
+        "images_per_second": round(
+            epochs * steps * recipe.batch_size / run.seconds, 1
+        ),
+        "idle": round(run.waited / run.seconds, 4),
+        "parameters": network.count_params(),
+        "classes": train.classes,
+        "options": run.options,
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("keras", keras.backend.backend(), "numpy")
+        },
     }
-    (args.out / "result.json").write_text(json.dumps(result, indent=2))
+    resume.write(args.out / "result.json", json.dumps(result, indent=2))
+    title = f"{args.model} on {args.data}: {accuracy:.2%} of the test pictures"
+    report.draw(args.out / "training.png", run.rows, title)
     print(json.dumps(result, indent=2))
+    print(f"Waiting for data: {result['idle']:.1%} of the time in training")
 
 
 if __name__ == "__main__":

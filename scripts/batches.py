@@ -1,0 +1,332 @@
+"""Feeds pictures to `fit` and `evaluate`, in batches made ahead of time.
+
+A batch is a pure function of seed, epoch and step. So a training that was
+killed can go on in the middle of an epoch, with the batches that it would
+have seen. Making one has two parts: `Plan` reads, crops and augments single
+pictures with NumPy and Pillow, in threads; `finish` resizes, mixes and
+normalises whole batches with Keras, under TensorFlow in the graph of tf.data.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import io
+import itertools
+import os
+import time
+
+import augment
+import keras
+import numpy as np
+from keras import layers, ops
+from PIL import Image, ImageOps
+
+import keras_resnext
+from keras_resnext.registry import CHECKPOINTS, IMAGENET_MEAN
+
+_THREADS = os.cpu_count() or 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is in each training batch.
+
+    Attributes:
+        split: The `data.Split` to train with, or one whose images are
+            features, float32 `(n, channels)`.
+        recipe: A `recipes.Recipe`.
+        size: Side of the pictures, in pixels.
+        seed: Of the order and of the augmentation.
+    """
+
+    split: object
+    recipe: object
+    size: int
+    seed: int
+
+    @functools.cached_property
+    def mixers(self):
+        """Keras's layers that change whole batches, each with its key.
+
+        They are made once, and outside of TensorFlow's graphs, as they have
+        variables; what they draw depends on the batch's key instead.
+        """
+        recipe = self.recipe
+        found = {}
+        if recipe.mixup:
+            found["mixup"] = layers.MixUp(recipe.mixup, dtype="float32")
+        if recipe.cutmix:
+            # A range of one value: else the parameter itself is drawn.
+            found["cutmix"] = layers.CutMix(
+                (recipe.cutmix, recipe.cutmix), dtype="float32"
+            )
+        if recipe.erasing:
+            found["erasing"] = layers.RandomErasing(
+                (recipe.erasing, recipe.erasing),
+                fill_value=[255 * mean for mean in IMAGENET_MEAN],
+                dtype="float32",
+            )
+        return found
+
+    @property
+    def steps(self):
+        """Number of batches in an epoch; the incomplete last is left out."""
+        return len(self.split.labels) // self.recipe.batch_size
+
+    def batch(self, epoch, step):
+        """Returns pictures, labels and a key for further randomness.
+
+        Returns:
+            uint8 `(batch, height, width, 3)`, or features as they are; int64
+            `(batch,)`; a non-negative int64.
+        """
+        order = _order(len(self.split.labels), self.seed, int(epoch))
+        size = self.recipe.batch_size
+        chosen = order[int(step) * size : (int(step) + 1) * size]
+        random = np.random.default_rng([self.seed, int(epoch), int(step)])
+        images = self._images(chosen, random)
+        return images, self.split.labels[chosen], random.integers(2**31)
+
+    def _images(self, chosen, random):
+        images, recipe = self.split.images, self.recipe
+        if isinstance(images, np.ndarray) and images.ndim == 2:
+            return images[chosen]
+        single = recipe.augment != "none" or recipe.crop == "resized"
+        if single or not isinstance(images, np.ndarray):
+            images = [self._picture(images[i], random) for i in chosen]
+            images = np.stack(images)
+        else:
+            images = images[chosen]
+        if recipe.crop == "pad":
+            images = augment.pad_and_crop(images, random)
+        if recipe.flip:
+            images = augment.mirror(images, random)
+        return images
+
+    def _picture(self, image, random):
+        """Returns one picture, which any source may have, as an array."""
+        recipe, side = self.recipe, (self.size, self.size)
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image)
+        else:
+            file = io.BytesIO(image) if isinstance(image, bytes) else image
+            with Image.open(file) as opened:
+                image = opened.convert("RGB")
+        if recipe.crop == "resized":
+            image = augment.resized_crop(image, self.size, random)
+        else:
+            image = ImageOps.fit(image, side, Image.Resampling.BILINEAR)
+        if recipe.augment == "trivial":
+            image = augment.trivial_augment(image, random)
+        if recipe.augment == "rand":
+            image = augment.rand_augment(image, random, recipe.magnitude)
+        return np.asarray(image)
+
+    def finish(self, images, labels, key):
+        """Returns what the network takes: normalised images, targets.
+
+        Args:
+            images: From `batch`, as the next two.
+            labels: Numbers of the classes.
+            key: What all randomness here depends on.
+
+        Returns:
+            float32 `(batch, size, size, 3)`, about -2.2..2.7, and float32
+            `(batch, classes)`, 0..1.
+        """
+        recipe = self.recipe
+        targets = ops.one_hot(labels, len(self.split.classes), dtype="float32")
+        if len(images.shape) == 2:
+            return images, targets
+        images = ops.cast(images, "float32")
+        side = (self.size, self.size)
+        if tuple(images.shape[1:3]) != side:
+            images = ops.image.resize(images, side, antialias=True)
+        images, targets = self._mix(images, targets, key)
+        if recipe.loss == "sigmoid":
+            # A picture mixed of two shows both, if not just a trace of one.
+            # Source: section 3 of https://arxiv.org/abs/2110.00476, and the
+            # threshold of its code.
+            targets = ops.cast(targets > 0.2, "float32")
+        return keras_resnext.preprocess_input(images, "channels_last"), targets
+
+    def _mix(self, images, targets, key):
+        """Applies `mixers`; of MixUp and CutMix either one or the other."""
+        pairs = [
+            self._mixed(name, images, targets, key)
+            for name in ("mixup", "cutmix")
+            if name in self.mixers
+        ]
+        if len(pairs) == 2:
+            images, targets = (
+                ops.where(key % 2 == 0, *both)
+                for both in zip(*pairs, strict=True)
+            )
+        elif pairs:
+            images, targets = pairs[0]
+        if "erasing" in self.mixers:
+            images, targets = self._mixed("erasing", images, targets, key)
+        return images, targets
+
+    def _mixed(self, name, images, targets, key):
+        layer = self.mixers[name]
+        drawn = layer.get_random_transformation(
+            images, seed=_Keys(key, 1000 * list(self.mixers).index(name))
+        )
+        return (
+            layer.transform_images(images, drawn),
+            layer.transform_labels(targets, drawn),
+        )
+
+
+class _Keys(keras.random.SeedGenerator):
+    """Keys for random numbers, counted from what it is made with.
+
+    Keras's own generator keeps its place in a variable, which neither threads
+    nor a resumed training would find where the batch needs it.
+    """
+
+    def __init__(self, key, count):
+        self.key, self.count = key, itertools.count(count)
+
+    def next(self, ordered=True):
+        """Returns the next key, `(2,)`."""
+        jax = keras.backend.backend() == "jax"
+        dtype = "uint32" if jax else "int32"
+        pair = [ops.cast(n, dtype) for n in (self.key, next(self.count))]
+        return ops.stack(pair)
+
+
+@functools.lru_cache(maxsize=2)
+def _order(count, seed, epoch):
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+class Stream:
+    """Makes batches in threads while the network learns from earlier ones.
+
+    Attributes:
+        plan: A `Plan`.
+        threads: How many batches are made at a time.
+        waited: Seconds that the training has waited for batches so far.
+    """
+
+    def __init__(self, plan, threads=_THREADS):
+        """Takes the first two attributes."""
+        self.plan, self.threads, self.waited = plan, threads, 0.0
+
+    def epoch(self, epoch, first=0):
+        """Returns what `fit` takes for one epoch.
+
+        Args:
+            epoch: Number of the epoch.
+            first: Number of the step to begin with.
+        """
+        self.plan.mixers  # noqa: B018, makes them here and not in a thread
+        if keras.backend.backend() == "tensorflow":
+            return self._dataset(epoch, first)
+        return self._generator(epoch, first)
+
+    def _generator(self, epoch, first):
+        def make(step):
+            pair = self.plan.finish(*self.plan.batch(epoch, step))
+            return tuple(map(ops.convert_to_numpy, pair))
+
+        steps = iter(range(first, self.plan.steps))
+        with concurrent.futures.ThreadPoolExecutor(self.threads) as pool:
+            queue = collections.deque(
+                pool.submit(make, step)
+                for step in itertools.islice(steps, 2 * self.threads)
+            )
+            while queue:
+                start = time.perf_counter()
+                batch = queue.popleft().result()
+                self._stop(start)
+                queue.extend(
+                    pool.submit(make, step)
+                    for step in itertools.islice(steps, 1)
+                )
+                yield batch
+
+    def _dataset(self, epoch, first):
+        import tensorflow as tf
+
+        plan = self.plan
+        sample = plan.batch(epoch, first)
+        dtypes = [tf.as_dtype(np.asarray(part).dtype) for part in sample]
+
+        def make(step):
+            parts = tf.numpy_function(
+                functools.partial(plan.batch, epoch),
+                [step],
+                dtypes,
+                stateful=False,  # else they come one by one
+            )
+            for part, known in zip(parts, sample, strict=True):
+                part.set_shape(np.shape(known))
+            return plan.finish(*parts)
+
+        batches = (
+            tf.data.Dataset.range(first, plan.steps)
+            .map(make, self.threads, deterministic=True)
+            .prefetch(tf.data.AUTOTUNE)
+        )
+        # The zip first asks the clock, then waits for the batch. TensorFlow's
+        # own clock is not allowed where all is to be deterministic.
+        clock = tf.data.Dataset.range(first, plan.steps).map(
+            lambda step: tf.numpy_function(
+                lambda step: time.perf_counter(), [step], tf.float64
+            )
+        )
+
+        def stop(start, batch):
+            tf.numpy_function(self._stop, [start], [])
+            return batch
+
+        options = tf.data.Options()
+        # It would wait in another thread.
+        options.experimental_optimization.inject_prefetch = False
+        timed = tf.data.Dataset.zip(clock, batches).map(stop)
+        return timed.with_options(options)
+
+    def _stop(self, start):
+        self.waited += time.perf_counter() - float(start)
+
+
+class Unchanged(keras.utils.PyDataset):
+    """Batches in the order of a split, as they are when nothing is random.
+
+    For tests, and for features that are computed once. Pictures are resized
+    and cut out by `keras_resnext.eval_transform`.
+
+    Attributes:
+        split: A `data.Split`, whose images may also be features.
+        batch_size: Number of pictures in all batches but the last.
+    """
+
+    def __init__(self, split, recipe, batch_size=250):
+        """Takes the attributes, and the `recipes.Recipe` for the sizes."""
+        super().__init__(workers=_THREADS)
+        self.split, self.batch_size = split, batch_size
+        crop = recipe.test_size or recipe.sizes[-1]
+        self._transform = keras_resnext.eval_transform(
+            dataclasses.replace(
+                CHECKPOINTS["resnext50_32x4d", "imagenet1k_v1"],
+                resize=recipe.test_resize or crop,
+                crop=crop,
+            )
+        )
+
+    def __len__(self):
+        """Returns the number of batches."""
+        return -(-len(self.split.labels) // self.batch_size)
+
+    def __getitem__(self, index):
+        """Returns images or features, and one-hot targets."""
+        start = index * self.batch_size
+        labels = self.split.labels[start : start + self.batch_size]
+        images = self.split.images[start : start + self.batch_size]
+        if not (isinstance(images, np.ndarray) and images.ndim == 2):
+            images = np.stack([self._transform(image) for image in images])
+        return images, np.eye(len(self.split.classes), dtype="f4")[labels]

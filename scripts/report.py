@@ -1,0 +1,132 @@
+"""Shows how a training goes: progress bar, TensorBoard, curves."""
+
+import csv
+import io
+import json
+import re
+import time
+
+import keras
+import resume
+from tqdm import tqdm
+
+
+class Progress(keras.callbacks.Callback):
+    """A bar over the whole training, with images/s and the time left.
+
+    Attributes:
+        total: Number of steps in the whole training.
+        done: How many of them an earlier run has had.
+        batch_size: Number of images in a step.
+    """
+
+    def __init__(self, total, done, batch_size):
+        """Takes the attributes."""
+        super().__init__()
+        self.batch_size, self._shown = batch_size, 0.0
+        self.bar = tqdm(
+            total=total * batch_size,
+            initial=done * batch_size,
+            unit=" images",
+            unit_scale=True,
+            disable=None,  # where nobody looks
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Moves the bar; asks the device for numbers once a second only."""
+        self.bar.update(self.batch_size)
+        if not self.bar.disable and time.monotonic() > self._shown + 1:
+            self._shown = time.monotonic()
+            self.bar.set_postfix({k: float(v) for k, v in logs.items()})
+
+
+def describe(row):
+    """Returns a line about an epoch."""
+    return (
+        f"epoch {row['epoch'] + 1}: loss {row['loss']:.4f}, accuracy "
+        f"{row['accuracy']:.2%}, of the test pictures {row['val_accuracy']:.2%}"
+    )
+
+
+def print_ratio(features, rows):
+    """Prints what computing the features once has saved.
+
+    Args:
+        features: Seconds that they took.
+        rows: Of the log, with the `seconds` since the beginning.
+    """
+    epoch = (rows[-1]["seconds"] - rows[0]["seconds"]) / max(1, len(rows) - 1)
+    print(
+        f"Features: {features:.2f} s once, then {epoch:.3f} s for an epoch, "
+        f"which is {features / max(epoch, 1e-3):.0f} times faster"
+    )
+
+
+def write_log(path, rows):
+    """Writes a table, `log.csv`, with a row for each epoch."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    resume.write(path, text.getvalue())
+
+
+def write_scalars(folder, row):
+    """Adds one epoch's numbers to TensorBoard's."""
+    from tensorboard.summary import Writer
+
+    writer = Writer(str(folder))
+    for name, value in row.items():
+        writer.add_scalar(name, value, row["epoch"])
+    writer.close()
+
+
+def write_graph(folder, model):
+    """Writes a network for TensorBoard's graphs, with blocks to open.
+
+    Stages and blocks are nested: `conv2_block1_1_conv` becomes the node
+    `1_conv` in `block1` in `conv2`.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.plugins.graph.keras_util import keras_model_to_graph_def
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    graph = keras_model_to_graph_def(json.loads(model.to_json()))
+
+    def nested(name):
+        return re.sub(r"(conv\d+)_(?:(block\d+)_)?", _scope, name)
+
+    for node in graph.node:
+        node.name = nested(node.name)
+        node.input[:] = [nested(name) for name in node.input]
+    writer = EventFileWriter(str(folder))
+    writer.add_event(Event(graph_def=graph.SerializeToString()))
+    writer.close()
+
+
+def _scope(match):
+    return "".join(f"{scope}/" for scope in match.groups() if scope)
+
+
+def draw(path, rows, title):
+    """Draws loss, accuracy and learning rate over the epochs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
+    epochs = [row["epoch"] + 1 for row in rows]
+    panels = (("loss", "val_loss"), ("accuracy", "val_accuracy"))
+    for axis, names in zip(axes, (*panels, ("learning_rate",)), strict=True):
+        for name, label in zip(names, ("training", "test"), strict=False):
+            values = [row[name] for row in rows]
+            axis.plot(epochs, values, marker=".", label=label)
+        axis.set_title(names[0].replace("_", " "))
+        axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.suptitle(title)
+    resume.write(path, lambda file: figure.savefig(file, dpi=100, format="png"))
+    plt.close(figure)

@@ -1,0 +1,147 @@
+"""Keeps a training's place on disk, so that it survives `kill -9`."""
+
+import json
+import os
+import pathlib
+import zipfile
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def write(path, content):
+    """Writes a file that appears only when it is complete.
+
+    Args:
+        path: Path of the file.
+        content: Text, or a function that writes into an open binary file.
+    """
+    part = pathlib.Path(f"{path}.part")
+    try:
+        with open(part, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class Run:
+    """Where a training stands; begins where an earlier one was stopped.
+
+    Attributes:
+        phase: Number of the phase, from 0.
+        epoch: Number of complete epochs, over all phases.
+        step: Number of complete steps in the next epoch.
+        seconds: Time spent in training.
+        waited: Part of it that was spent waiting for data.
+        rows: What was logged for each epoch, a list of dictionaries.
+        arrays: Values of all variables, or `None` at the very beginning.
+    """
+
+    def __init__(self, folder, options):
+        """Reads what an earlier run has left.
+
+        Args:
+            folder: Where it is kept, as `state.npz`.
+            options: Dictionary of all that the result depends on.
+
+        Raises:
+            ValueError: If the options are not those of the earlier run.
+        """
+        self.path, self.options = folder / "state.npz", options
+        self.phase, self.epoch, self.step = 0, 0, 0
+        self.seconds, self.waited = 0.0, 0.0
+        self.rows, self.arrays = [], None
+        if not self.path.exists():
+            return
+        if not zipfile.is_zipfile(self.path):
+            raise ValueError(
+                "A training goes on from its own state. Received: "
+                f"{self.path}, which is none. Pass another --out."
+            )
+        with np.load(self.path) as file:
+            about = json.loads(str(file["about"]))
+            self.arrays = [file[str(i)] for i in range(len(file.files) - 1)]
+        earlier = about.pop("options")
+        changed = [
+            f"{name} was {earlier.get(name)!r} and is {options.get(name)!r}"
+            for name in sorted(earlier.keys() | options)
+            if earlier.get(name) != options.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                "A training goes on with the options it began with. Received: "
+                f"{'; '.join(changed)} in {folder}. Pass the old ones, or "
+                "another --out."
+            )
+        vars(self).update(about)
+
+    def capture(self, variables):
+        """Takes the variables' values into `arrays`."""
+        self.arrays = [ops.convert_to_numpy(v).copy() for v in variables]
+
+    def restore(self, variables):
+        """Gives the variables the values in `arrays`."""
+        for variable, array in zip(variables, self.arrays, strict=True):
+            variable.assign(array)
+
+    def write(self, **now):
+        """Writes everything to disk.
+
+        Args:
+            **now: Attributes with another value on disk than here.
+        """
+        about = {
+            name: now.get(name, getattr(self, name))
+            for name in (
+                *("phase", "epoch", "step", "seconds", "waited"),
+                *("rows", "options"),
+            )
+        }
+        arrays = {str(i): array for i, array in enumerate(self.arrays)}
+        write(
+            self.path,
+            lambda file: np.savez(file, about=json.dumps(about), **arrays),
+        )
+
+
+class Saver(keras.callbacks.Callback):
+    """Writes a run's state after every so many steps.
+
+    Attributes:
+        run: A `Run`.
+        variables: All that training changes.
+        every: Number of steps between two states.
+        clock: Function of no arguments that returns `Run`'s `seconds` and
+            `waited`, as a dictionary.
+    """
+
+    def __init__(self, run, variables, every, clock):
+        """Takes the attributes."""
+        super().__init__()
+        self.run, self.variables = run, variables
+        self.every, self.clock = every, clock
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Goes on in mid-epoch; `fit` has just set all metrics to zero."""
+        if self.run.step:
+            self.run.restore(self.variables)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Writes the state where it is time to."""
+        step = self.run.step + batch + 1
+        if step % self.every == 0:
+            self._capture()
+            self.run.write(step=step, **self.clock())
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Takes the weights before `fit` puts their average in place."""
+        self._capture()
+
+    def _capture(self):
+        self.model  # noqa: B018, makes JAX hand out its values
+        self.run.capture(self.variables)
