@@ -1,0 +1,314 @@
+r"""Measures the accuracy of a network on pictures with known classes.
+
+    python scripts/evaluate.py resnext29 --weights cifar10 --data cifar10.npz
+    python scripts/evaluate.py resnext50_32x4d --data imagenette2/
+    python scripts/evaluate.py resnext50_32x4d --data pictures/
+    python scripts/evaluate.py my.keras --checkpoint resnext50_32x4d \
+        --data flowers/
+
+--data is what `train.py` takes, of which the test part is measured, or a folder
+of pictures with WordNet ids in their names, as in `n01440764_tench.JPEG`. Class
+folders that ids name are ImageNet's classes. Where the data has some of the
+network's classes only, as Imagenette has ten of a thousand, accuracy is
+measured among all outputs of the network, and among those of these classes.
+
+Writes into --out: result.json, result.md (rows for a table) and confusion.png.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import data
+import keras
+import numpy as np
+
+import keras_resnext
+from keras_resnext.registry import ARCHITECTURES
+
+HEADER = """
+| network | weights | data | images | among classes | top-1, % | top-5, % |
+|---|---|---|---|---|---|---|
+"""
+
+
+def parse_arguments():
+    """Returns the command line's options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model", help="an architecture, or a .keras file")
+    parser.add_argument("--weights", default="imagenet", help="tag or file")
+    parser.add_argument("--accept-noncommercial", action="store_true")
+    parser.add_argument("--classes", type=int, help="in a file of weights")
+    parser.add_argument(
+        "--checkpoint", help="whose preprocessing a file's network gets"
+    )
+    parser.add_argument("--resize", type=int, help="pixels, if other than its")
+    parser.add_argument("--crop", type=int, help="pixels, if other than its")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--data-dir", help="where TFDS data are prepared")
+    parser.add_argument(
+        "--holdout",
+        type=float,
+        default=0.2,
+        help="share of data without a test part, as in training; 1 for all",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of that share")
+    parser.add_argument(
+        "--on-corrupt",
+        choices=["skip", "fail"],
+        default="skip",
+        help="whether to report pictures that can't be read, or to stop",
+    )
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("runs/evaluate")
+    )
+    return parser.parse_args()
+
+
+def load_model(args):
+    """Returns the network and the checkpoint whose preprocessing it gets."""
+    row = choose_checkpoint(args)
+    sizes = {"resize": args.resize, "crop": args.crop}
+    row = dataclasses.replace(row, **{k: v for k, v in sizes.items() if v})
+    if args.model.endswith(".keras"):
+        return keras.models.load_model(args.model, compile=False), row
+    architecture = ARCHITECTURES[args.model]
+    options = {"classes": args.classes or architecture.classes}
+    # ResNeXt29 has no weights with another licence, hence no such argument.
+    if args.accept_noncommercial and args.model != "resnext29":
+        options["accept_noncommercial"] = True
+    construct = getattr(keras_resnext, architecture.constructor)
+    shape = (row.crop, row.crop, 3)
+    return construct(weights=args.weights, input_shape=shape, **options), row
+
+
+def choose_checkpoint(args):
+    """Returns the row of the registry that the options stand for."""
+    source = args.model
+    if not args.model.endswith(".keras"):
+        if args.model not in ARCHITECTURES:
+            raise ValueError(
+                "The network must be a .keras file or an architecture. "
+                f"Received: {args.model}. Pass one of "
+                f"{', '.join(ARCHITECTURES)}."
+            )
+        source = keras_resnext.weights.choose(
+            args.model, args.weights, args.accept_noncommercial
+        )
+    if not isinstance(source, (str, pathlib.Path)):
+        return source
+    if args.checkpoint is None:
+        raise ValueError(
+            "--checkpoint must say which preprocessing the network of a file "
+            f"gets. Received: {source} without it. Pass the architecture, and "
+            "tag, after whose preprocessing it was trained, such as "
+            "resnext50_32x4d/imagenet1k_v1 or resnext29/cifar10."
+        )
+    return keras_resnext.eval_transform(args.checkpoint).checkpoint
+
+
+def load_pictures(args):
+    """Returns the `data.Split` to measure on."""
+    folder = pathlib.Path(args.data)
+    if folder.is_dir() and not any(p.is_dir() for p in folder.iterdir()):
+        return named_pictures(folder)
+    return data.load(
+        args.data, args.data_dir, args.holdout, args.seed, args.on_corrupt
+    )[1]
+
+
+def named_pictures(folder):
+    """Returns the pictures of a folder whose names have a WordNet id."""
+    ids = {
+        str(path): match[0]
+        for path in sorted(folder.iterdir())
+        if (match := re.search(r"n\d{8}", path.name))
+    }
+    if not ids:
+        raise ValueError(
+            "A folder must hold class folders, or pictures with WordNet ids in "
+            f"their names. Received: --data={folder} with neither. Check the "
+            "path."
+        )
+    classes, labels = np.unique(list(ids.values()), return_inverse=True)
+    return data.Split(list(ids), labels, classes.tolist())
+
+
+def outputs_of(classes, outputs):
+    """Returns the index of the network's output for each class, `(n,)`.
+
+    Args:
+        classes: The data's names of the classes, in the order of its labels.
+        outputs: Number of the network's outputs.
+
+    Raises:
+        ValueError: If these classes and outputs do not belong together.
+    """
+    known = {}
+    if outputs in (1000, 10):
+        # Equal scores are named in the order of the outputs. ImageNet's
+        # classes go by their ids, since it has two of the name "crane".
+        scores, column = np.zeros((1, outputs)), 0 if outputs == 1000 else 1
+        names = keras_resnext.decode_predictions(scores, outputs)[0]
+        known = {name[column]: i for i, name in enumerate(names)}
+    if known.keys() >= set(classes):
+        return np.array([known[name] for name in classes])
+    if len(classes) == outputs:
+        return np.arange(outputs)
+    raise ValueError(
+        "The data must have as many classes as the network has outputs, or "
+        f"WordNet ids for a network of ImageNet. Received: {len(classes)} "
+        f"classes ({', '.join(classes[:3])}, ...) for {outputs} outputs. Pass "
+        "the network that was made for this data."
+    )
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of preprocessed pictures, made in threads, for any backend.
+
+    Attributes:
+        corrupt: Why pictures could not be read, by their index. They are
+            black in their batch.
+    """
+
+    def __init__(self, images, transform, batch_size, on_corrupt):
+        """Takes the pictures, and what makes an input of one of them."""
+        super().__init__(workers=os.cpu_count())
+        self.images, self.transform = images, transform
+        self.batch_size, self.on_corrupt = batch_size, on_corrupt
+        self.corrupt = {}
+
+    def __len__(self):
+        """Returns the number of batches."""
+        return -(-len(self.images) // self.batch_size)
+
+    def __getitem__(self, index):
+        """Returns the inputs of one batch, `(batch, crop, crop, 3)`."""
+        start = index * self.batch_size
+        stop = min(start + self.batch_size, len(self.images))
+        return (np.stack([self.input(i) for i in range(start, stop)]),)
+
+    def input(self, i):
+        """Returns the input of one picture, `(crop, crop, 3)`."""
+        try:
+            return self.transform(self.images[i])
+        except (OSError, ValueError) as error:
+            if self.on_corrupt == "fail":
+                raise
+            self.corrupt[i] = str(error)
+            side = self.transform.checkpoint.crop
+            return np.zeros((side, side, 3), "float32")
+
+
+def accuracy(scores, labels):
+    """Returns the number of classes, and top-1 and top-5 accuracy in percent.
+
+    Of equal scores the first counts as the higher one, so that a network
+    which says the same of all classes gets no credit for it.
+    """
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+    right = best == labels[:, None]
+    return {
+        "classes": scores.shape[1],
+        "top1": round(100 * float(right[:, 0].mean()), 3),
+        "top5": round(100 * float(right.any(axis=1).mean()), 3),
+    }
+
+
+def evaluate(model, split, transform, batch_size=64, on_corrupt="skip"):
+    """Measures a network on a `data.Split`.
+
+    Returns:
+        A dict of the number of `"images"` and the `"accuracy"`, which is a
+        list: among all outputs of the network and, if it has more classes
+        than the data, among those present. Then the labels, and the best one
+        of the classes present for each picture, both as the data counts.
+    """
+    outputs = outputs_of(split.classes, model.output_shape[-1])
+    batches = Batches(split.images, transform, batch_size, on_corrupt)
+    verbose = 1 if sys.stdout.isatty() else 2
+    scores = model.predict(batches, verbose=verbose)
+    for reason in batches.corrupt.values():
+        print(f"Skipped: {reason}", file=sys.stderr)
+    kept = np.setdiff1d(np.arange(len(split.images)), list(batches.corrupt))
+    scores, labels = scores[kept], split.labels[kept]
+    if not len(labels) or not np.isfinite(scores).all():
+        raise ValueError(
+            "Pictures that can be read, and finite scores of them, are "
+            f"required. Received: {len(labels)} pictures. Check the data and "
+            "the weights."
+        )
+    result = {
+        "images": len(labels),
+        "accuracy": [accuracy(scores, outputs[labels])],
+    }
+    present = scores[:, outputs]
+    if present.shape != scores.shape:
+        result["accuracy"].append(accuracy(present, labels))
+    return result, labels, present.argmax(axis=1)
+
+
+def table(args, result):
+    """Returns the result as rows of a table in Markdown."""
+    weights = "-" if args.model.endswith(".keras") else args.weights
+    names = [pathlib.Path(n).name for n in (args.model, weights, args.data)]
+    return "".join(
+        f"| {' | '.join(names)} | {result['images']:,} | {among['classes']:,} "
+        f"| {among['top1']:.2f} | {among['top5']:.2f} |\n"
+        for among in result["accuracy"]
+    )
+
+
+def main():
+    """Measures, prints a table and writes the files."""
+    args = parse_arguments()
+    try:
+        split = load_pictures(args)
+        model, row = load_model(args)
+        result, labels, predictions = evaluate(
+            model,
+            split,
+            keras_resnext.eval_transform(row),
+            args.batch_size,
+            args.on_corrupt,
+        )
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(str(error))
+    result |= {
+        "options": {k: str(v) for k, v in vars(args).items()},
+        "preprocessing": dataclasses.asdict(row),
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("keras", keras.backend.backend())
+        },
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        ("result.json", json.dumps(result, indent=2)),
+        ("result.md", table(args, result)),
+    ):
+        partial = args.out / f"{name}.part"
+        partial.write_text(text, "utf-8")
+        partial.replace(args.out / name)
+    print(HEADER + table(args, result), end="")
+    try:
+        import pictures
+
+        path = args.out / "confusion.png"
+        pictures.confusion(labels, predictions, split.classes, path)
+    except ImportError as error:  # the numbers count without it, too
+        print(f"No confusion.png: {error}. Run `pip install '.[examples]'`.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""The accuracy that scripts/evaluate.py measures, against another way."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_resnext
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+import data  # noqa: E402
+import evaluate  # noqa: E402
+
+PACKAGED = pathlib.Path(keras_resnext.__file__).with_name("pictures")
+COLOURS = {
+    # WordNet ids of three of ImageNet's classes, not in the order of a
+    # folder with others, and the outputs they have there.
+    "n02123045": (281, (255, 0, 0)),
+    "n01440764": (0, (0, 255, 0)),
+    "n07753592": (954, (0, 0, 255)),
+}
+TRANSFORM = keras_resnext.eval_transform("resnext29/cifar10")
+
+
+def colour_net(outputs, rows):
+    """Returns a network that tells classes by the pictures' mean colour.
+
+    `rows` is a dict from an output to its weights of red, green and blue.
+    """
+    x = keras.Input((32, 32, 3))
+    y = keras.layers.GlobalAveragePooling2D()(x)
+    y = keras.layers.Dense(outputs)(y)
+    model = keras.Model(x, y)
+    kernel = np.zeros((3, outputs), "float32")
+    for output, row in rows.items():
+        kernel[:, output] = row
+    bias = np.full(outputs, -1.0)
+    bias[list(rows)] = 0
+    model.layers[-1].set_weights([kernel, bias])
+    return model
+
+
+def greedy_net():
+    """Returns one that takes green for a class which the data lacks."""
+    rows = {281: (1, 0, 0), 0: (0, 1, 0), 954: (0, 0, 1), 7: (0, 2, 0)}
+    return colour_net(1000, rows)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Class folders of six pictures: red, red, red, green, green, blue."""
+    counts = dict(zip(COLOURS, (3, 2, 1), strict=True))
+    for wnid, (_, colour) in COLOURS.items():
+        (tmp_path / "pictures" / wnid).mkdir(parents=True)
+        for i in range(counts[wnid]):
+            path = tmp_path / "pictures" / wnid / f"{wnid}_{i}.png"
+            Image.new("RGB", (40, 36), colour).save(path)
+    return tmp_path / "pictures"
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+def test_scores_classes_present_and_all(folder):
+    _, split = data.load(folder, holdout=1.0)
+    result, labels, predictions = evaluate.evaluate(
+        greedy_net(), split, TRANSFORM, batch_size=4
+    )
+    # Two of six pictures are green, for which output 7 is greater.
+    assert result == {
+        "images": 6,
+        "accuracy": [
+            {"classes": 1000, "top1": pytest.approx(66.667), "top5": 100.0},
+            {"classes": 3, "top1": 100.0, "top5": 100.0},
+        ],
+    }
+    # The folders' order is that of their names: green, red, blue.
+    assert labels.tolist() == predictions.tolist() == [0, 0, 1, 1, 1, 2]
+
+
+def test_names_of_files_give_the_classes(folder, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in folder.rglob("*.png"):
+        path.rename(flat / path.name)
+    split = evaluate.named_pictures(flat)
+    assert split.classes == sorted(COLOURS)
+    result, labels, _ = evaluate.evaluate(greedy_net(), split, TRANSFORM)
+    assert [among["top1"] for among in result["accuracy"]] == [66.667, 100.0]
+    assert labels.tolist() == [0, 0, 1, 1, 1, 2]
+
+
+def test_accuracy_is_scikit_learns():
+    metrics = pytest.importorskip("sklearn.metrics")
+    random = np.random.default_rng(0)
+    scores, labels = random.random((500, 12)), random.integers(0, 12, 500)
+    found = evaluate.accuracy(scores, labels)
+    for k in (1, 5):
+        share = metrics.top_k_accuracy_score(labels, scores, k=k)
+        assert found[f"top{k}"] == pytest.approx(100 * share, abs=1e-3)
+
+
+def test_equal_scores_earn_nothing():
+    scores, labels = np.zeros((8, 10)), np.array([9] * 8)
+    assert evaluate.accuracy(scores, labels)["top5"] == 0
+
+
+def test_fewer_than_five_outputs():
+    scores, labels = np.eye(3), np.array([0, 1, 0])
+    found = evaluate.accuracy(scores, labels)
+    assert found == {"classes": 3, "top1": 66.667, "top5": 100.0}
+
+
+def test_classes_by_cifars_names_or_by_position():
+    assert evaluate.outputs_of(["truck", "cat"], 10).tolist() == [9, 3]
+    assert evaluate.outputs_of(["a", "b"], 2).tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"2 classes .* for 1000 outputs"):
+        evaluate.outputs_of(["a", "b"], 1000)
+
+
+def test_corrupt_pictures(folder, capsys):
+    broken = folder / "n02123045" / "n02123045_1.png"
+    broken.write_bytes(broken.read_bytes()[:-30])
+    paths = sorted(map(str, folder.rglob("*.png")))
+    split = data.Split(paths, np.array([0, 0, 1, 1, 1, 2]), sorted(COLOURS))
+    result, labels, _ = evaluate.evaluate(greedy_net(), split, TRANSFORM)
+    # Three of the five that are left are not green.
+    assert result["images"] == 5
+    assert result["accuracy"][0]["top1"] == 60.0
+    assert labels.tolist() == [0, 0, 1, 1, 2]
+    assert capsys.readouterr().err.count(str(broken)) == 1
+    with pytest.raises(ValueError, match=str(broken)):
+        evaluate.evaluate(greedy_net(), split, TRANSFORM, on_corrupt="fail")
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """The packaged photographs and their mirror images, with some labels."""
+    images = np.stack(
+        [
+            np.asarray(Image.open(path).convert("RGB").resize((32, 32)))
+            for path in sorted(PACKAGED.glob("*.jpg"))
+        ]
+    )
+    images = np.concatenate([images, images[:, :, ::-1], 255 - images])
+    labels = np.array([0, 3, 1, 0, 7, 3, 6, 8, 2, 3, 5, 9])
+    path = tmp_path / "data.npz"
+    none = {"x_train": images[:0], "y_train": labels[:0]}
+    np.savez(path, x_test=images, y_test=labels, **none)
+    return path
+
+
+def test_shipped_weights(archive, tmp_path):
+    result = run(
+        *(SCRIPTS / "evaluate.py", "resnext29", "--weights", "cifar10"),
+        *("--data", archive, "--out", tmp_path / "run"),
+    )
+    assert result.returncode == 0, result.stderr
+    with np.load(archive) as file:
+        images, labels = file["x_test"], file["y_test"]
+    # Keras's own way to its own metrics.
+    model = keras_resnext.ResNeXt29(weights="cifar10")
+    model.compile(
+        loss="sparse_categorical_crossentropy",
+        metrics=[
+            keras.metrics.SparseTopKCategoricalAccuracy(k, name=f"top{k}")
+            for k in (1, 5)
+        ],
+    )
+    images = keras_resnext.preprocess_input(images)
+    _, top1, top5 = model.evaluate(images, labels, verbose=0)
+    assert 0 < top1 < top5 < 1
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert stored["accuracy"] == [
+        {
+            "classes": 10,
+            "top1": pytest.approx(100 * top1, abs=1e-3),
+            "top5": pytest.approx(100 * top5, abs=1e-3),
+        }
+    ]
+    assert stored["preprocessing"]["tag"] == "cifar10"
+    row = (tmp_path / "run" / "result.md").read_text()
+    assert row == (
+        f"| resnext29 | cifar10 | data.npz | 12 | 10 | {100 * top1:.2f} "
+        f"| {100 * top5:.2f} |\n"
+    )
+    assert row in result.stdout
+
+
+# What a machine without TensorFlow does: it can't be imported.
+WITHOUT_TENSORFLOW = """
+import runpy, sys
+sys.modules["tensorflow"] = None
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_file_without_tensorflow(folder, tmp_path):
+    pytest.importorskip("jax")
+    greedy_net().save(tmp_path / "net.keras")
+    result = run(
+        *("-c", WITHOUT_TENSORFLOW, SCRIPTS / "evaluate.py"),
+        *(tmp_path / "net.keras", "--checkpoint", "resnext29/cifar10"),
+        *("--resize", 40, "--data", folder, "--holdout", 1),
+        *("--out", tmp_path / "run"),
+        KERAS_BACKEND="jax",
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "result.md").read_text() == (
+        "| net.keras | - | pictures | 6 | 1,000 | 66.67 | 100.00 |\n"
+        "| net.keras | - | pictures | 6 | 3 | 100.00 | 100.00 |\n"
+    )
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert stored["preprocessing"]["resize"] == 40
+    assert "jax" in stored["versions"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnext51"], "The network must be a .keras file or an archit"),
+        (["resnext29", "--weights", "a.pth"], "--checkpoint must say which"),
+        (["gone.keras", "--checkpoint", "resnet18"], "gone.keras"),
+    ],
+)
+def test_says_what_is_wrong(folder, monkeypatch, arguments, message):
+    script = str(SCRIPTS / "evaluate.py")
+    monkeypatch.setattr(
+        sys, "argv", [script, *arguments, "--data", str(folder)]
+    )
+    with pytest.raises(SystemExit, match=message):
+        evaluate.main()
+
+
+def test_folder_of_other_files(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ValueError, match=r"WordNet ids .* with neither"):
+        evaluate.named_pictures(tmp_path)
