@@ -106,8 +106,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Arguments, weights and results are those of Keras's layer, save that the
     moving variance follows the unbiased variance of the batch, as in PyTorch.
     On TensorFlow the training step is one fused operation instead of a chain
-    of elementwise ones; inference and other backends keep Keras's path.
+    of elementwise ones; inference and other backends keep Keras's path. Under
+    a `tf.distribute.Strategy` each replica normalises with its own share of
+    the batch, and the moving statistics of all follow their mean.
     """
+
+    def add_weight(self, *args, trainable=True, **kwargs):
+        """Takes the arguments of `keras.layers.Layer.add_weight`."""
+        if not trainable:
+            # Keras's default lets the statistics of each replica go their own
+            # way, and saves those of the first one.
+            kwargs["aggregation"] = "mean"
+        return super().add_weight(*args, trainable=trainable, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
         """Normalises `inputs`, shape `(batch, ..., channels, ...)`."""

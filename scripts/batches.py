@@ -38,12 +38,16 @@ class Plan:
         recipe: A `recipes.Recipe`.
         size: Side of the pictures, in pixels.
         seed: Of the order and of the augmentation.
+        worker: Number of this process among those that share each batch.
+        workers: Number of these processes.
     """
 
     split: object
     recipe: object
     size: int
     seed: int
+    worker: int = 0
+    workers: int = 1
 
     @functools.cached_property
     def mixers(self):
@@ -84,7 +88,11 @@ class Plan:
         order = _order(len(self.split.labels), self.seed, int(epoch))
         size = self.recipe.batch_size
         chosen = order[int(step) * size : (int(step) + 1) * size]
-        random = np.random.default_rng([self.seed, int(epoch), int(step)])
+        chosen = np.array_split(chosen, self.workers)[self.worker]
+        # A zero at the end changes nothing.
+        random = np.random.default_rng(
+            [self.seed, int(epoch), int(step), self.worker]
+        )
         images = self._images(chosen, random)
         return images, self.split.labels[chosen], random.integers(2**31)
 

@@ -24,11 +24,13 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 import time
 import types
 
 import batches
 import data
+import distribute
 import keras
 import recipes
 import report
@@ -62,6 +64,12 @@ def parse_arguments():
     add("--dtype", default="mixed_bfloat16")
     add("--seed", type=int, default=0)
     add("--save-every", type=int, default=500, help="steps")
+    add(
+        "--strategy",
+        choices=distribute.STRATEGIES,
+        default="none",
+        help="all devices of this machine, or of TF_CONFIG's machines",
+    )
     add(
         "--deterministic",
         action=argparse.BooleanOptionalAction,
@@ -252,7 +260,7 @@ class Phase:
         return self.first + self.recipe.epochs
 
 
-def make_phases(recipe, network, train, test, begin):
+def make_phases(recipe, network, train, test, begin, strategy):
     """Yields the number of each phase from `begin` on, and the phase.
 
     Each is prepared when the one before has ended.
@@ -260,7 +268,7 @@ def make_phases(recipe, network, train, test, begin):
     if begin == 0:
         freeze(network, recipe.freeze)
         phase = Phase(recipe, 0, network, network, train, test)
-        yield 0, with_features(phase)
+        yield 0, with_features(phase, strategy)
     if recipe.unfreeze_epochs:
         freeze(network, None)
         later = dataclasses.replace(
@@ -272,7 +280,7 @@ def make_phases(recipe, network, train, test, begin):
         yield 1, Phase(later, recipe.epochs, network, network, train, test)
 
 
-def with_features(phase):
+def with_features(phase, strategy):
     """Computes features once, where they are the same in each epoch.
 
     They are if only layers after the pooling are trained and nothing in the
@@ -295,30 +303,37 @@ def with_features(phase):
         for split in (phase.train, phase.test)
     )
     seconds = time.perf_counter() - start
-    x = inputs = keras.Input(pool.output.shape[1:])
-    for layer in top:
-        x = layer(x)
+    with strategy.scope():
+        x = inputs = keras.Input(pool.output.shape[1:])
+        for layer in top:
+            x = layer(x)
+        model = keras.Model(inputs, x)
     return dataclasses.replace(
         phase,
-        model=keras.Model(inputs, x),
+        model=model,
         train=train,
         test=test,
         features=seconds,
     )
 
 
-def learn(phase, run, args, progress):
+def learn(phase, run, args, progress, strategy):
     """Trains from where the run stands to the end of the phase."""
     model, recipe = phase.model, phase.recipe
-    variables = compile_model(model, recipe, recipe.epochs * phase.steps)
+    with strategy.scope():
+        variables = compile_model(model, recipe, recipe.epochs * phase.steps)
     if run.arrays is not None:
         run.restore(variables)
     for epoch in range(run.epoch, phase.last):
         row = {"epoch": epoch}
-        row |= train_epoch(phase, epoch, variables, run, args, progress)
+        row |= train_epoch(
+            phase, epoch, variables, run, args, progress, strategy
+        )
         # With a moving average, `fit` has put it in place of the weights.
         tests = batches.Unchanged(phase.test, recipe)
-        scores = model.evaluate(tests, return_dict=True, verbose=0)
+        scores = strategy.on_one_device(model).evaluate(
+            tests, return_dict=True, verbose=0
+        )
         row |= {f"val_{name}": value for name, value in scores.items()}
         save_model(phase.network, recipe, args.out / "model.keras")
         run.rows.append(row | {"seconds": round(run.seconds, 3)})
@@ -331,11 +346,14 @@ def learn(phase, run, args, progress):
     model.optimizer.finalize_variable_values(model.trainable_variables)
 
 
-def train_epoch(phase, epoch, variables, run, args, progress):
+def train_epoch(phase, epoch, variables, run, args, progress, strategy):
     """Trains for the rest of an epoch; returns its means and the last rate."""
     sizes = phase.recipe.sizes
     size = sizes[min(epoch - phase.first, len(sizes) - 1)]
-    plan = batches.Plan(phase.train, phase.recipe, size, args.seed)
+    plan = batches.Plan(
+        *(phase.train, phase.recipe, size, args.seed),
+        *(strategy.worker, strategy.workers),
+    )
     stream = batches.Stream(plan)
     seconds, waited, start = run.seconds, run.waited, time.perf_counter()
 
@@ -345,7 +363,8 @@ def train_epoch(phase, epoch, variables, run, args, progress):
             "waited": waited + stream.waited,
         }
 
-    history = phase.model.fit(
+    history = strategy.fit(
+        phase.model,
         stream.epoch(epoch, run.step),
         initial_epoch=epoch,
         epochs=epoch + 1,
@@ -405,6 +424,8 @@ def main():
     """Trains, measures the test accuracy and writes the results."""
     args, recipe = parse_arguments()
     try:
+        configure(args)
+        strategy = distribute.choose(args.strategy)
         train, test = data.load(
             *(args.data, args.data_dir, args.holdout, args.seed),
             args.on_corrupt,
@@ -416,11 +437,15 @@ def main():
                 f"with. Received: --batch-size {recipe.batch_size} with "
                 f"{len(train.labels)} pictures. Make it smaller."
             )
-        configure(args)
-        network = build(args, recipe, len(train.classes))
+        with strategy.scope():
+            network = build(args, recipe, len(train.classes))
         run = resume.Run(args.out, describe(args, recipe, train, test))
     except (OSError, ValueError, ImportError) as error:
         sys.exit(str(error))
+    if strategy.worker:  # All read the state above, and the chief writes.
+        scratch = tempfile.TemporaryDirectory()
+        args.out = pathlib.Path(scratch.name)
+        run.path = args.out / run.path.name
     args.out.mkdir(parents=True, exist_ok=True)
     board = args.out / "tensorboard"
     if run.arrays is None:
@@ -429,10 +454,11 @@ def main():
     epochs = recipe.epochs + recipe.unfreeze_epochs
     done = run.epoch * steps + run.step
     progress = report.Progress(epochs * steps, done, recipe.batch_size)
-    for number, phase in make_phases(recipe, network, train, test, run.phase):
+    phases = make_phases(recipe, network, train, test, run.phase, strategy)
+    for number, phase in phases:
         if number > run.phase:  # its variables are others
             run.phase, run.arrays = number, None
-        learn(phase, run, args, progress)
+        learn(phase, run, args, progress, strategy)
         if phase.features:
             report.print_ratio(phase.features, run.rows)
     progress.bar.close()

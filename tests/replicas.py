@@ -1,0 +1,89 @@
+"""Trains a small network by a strategy of scripts/distribute.py.
+
+    python tests/replicas.py STRATEGY DEVICES BATCHES WEIGHTS OUT
+
+Run by test_distribute.py in processes of their own, since devices are made
+before anything is computed. OUT gets the losses and the final weights.
+"""
+
+import os
+import pathlib
+import sys
+
+STRATEGY, DEVICES, BATCHES, WEIGHTS, OUT = sys.argv[1:]
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+import distribute  # noqa: E402
+
+import keras_resnext  # noqa: E402
+
+
+def network(weights=None):
+    """Returns the network and its optimizer."""
+    model = keras_resnext.ResNeXt(
+        (1, 1), 2, 8, True, weights, None, (8, 8, 3), None, 3, stem="cifar"
+    )
+    return model, keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)
+
+
+def share(strategy, images, labels):
+    """Returns this worker's part of each batch, as scripts/batches.py."""
+
+    def part(array):
+        return np.array_split(array, strategy.workers)[strategy.worker]
+
+    pairs = [(part(x), part(y)) for x, y in zip(images, labels, strict=True)]
+    if keras.backend.backend() == "jax":
+        return iter(pairs)
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(
+        tuple(np.concatenate(column) for column in zip(*pairs, strict=True))
+    ).batch(len(pairs[0][0]), drop_remainder=True)
+
+
+def main():
+    """Trains for one epoch."""
+    if keras.backend.backend() == "tensorflow" and int(DEVICES) > 1:
+        import tensorflow as tf
+
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * int(DEVICES),
+        )
+    strategy = distribute.choose(STRATEGY)
+    with np.load(BATCHES) as file:
+        images, labels = file["images"], file["labels"]
+    losses = []
+    with strategy.scope():
+        model, optimizer = network(WEIGHTS)
+        model.compile(optimizer, "categorical_crossentropy")
+        optimizer.build(model.trainable_variables)
+    strategy.fit(
+        model,
+        share(strategy, images, labels),
+        initial_epoch=0,
+        epochs=1,
+        steps_per_epoch=len(images),
+        callbacks=[
+            keras.callbacks.LambdaCallback(
+                on_train_batch_end=lambda _, logs: losses.append(logs["loss"])
+            )
+        ],
+        verbose=0,
+    )
+    names = [v.path for v in model.variables]
+    values = map(keras.ops.convert_to_numpy, model.variables)
+    copy = strategy.on_one_device(model)
+    scores = copy.predict(images[0], verbose=0)
+    arrays = dict(zip(names, values, strict=True))
+    np.savez(OUT, losses=np.array(losses, "f4"), scores=scores, **arrays)
+
+
+if __name__ == "__main__":
+    main()

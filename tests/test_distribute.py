@@ -1,0 +1,163 @@
+"""Training on several devices and machines, against one of them."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_resnext
+
+TESTS = pathlib.Path(__file__).parent
+TRAIN = TESTS.parent / "scripts" / "train.py"
+BATCHES, BATCH = 3, 8
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Batches, and the weights to start from: the files' paths by name."""
+    folder = tmp_path_factory.mktemp("start")
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, (BATCHES, BATCH))
+    images = random.standard_normal((BATCHES, BATCH, 8, 8, 3), dtype="f4")
+    # The halves of a batch differ, so that their statistics do.
+    images[:, : BATCH // 2] *= 3
+    images[np.arange(3)[:, None], np.arange(BATCH), :, :, labels] += 1
+    targets = np.eye(3, dtype="f4")[labels]
+    np.savez(folder / "batches.npz", images=images, labels=targets)
+    keras_resnext.weights.save(network(), folder / "net.safetensors", "f4")
+    return {
+        "batches": folder / "batches.npz",
+        "weights": folder / "net.safetensors",
+    }
+
+
+def network(weights=None):
+    """Returns the network of replicas.py."""
+    return keras_resnext.ResNeXt(
+        (1, 1), 2, 8, True, weights, None, (8, 8, 3), None, 3, stem="cifar"
+    )
+
+
+def cluster():
+    """Returns TF_CONFIG for each of two workers on this machine."""
+    with socket.socket() as one, socket.socket() as two:
+        for server in (one, two):
+            server.bind(("127.0.0.1", 0))
+        ports = [server.getsockname()[1] for server in (one, two)]
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    return [
+        json.dumps(
+            {
+                "cluster": {"worker": workers},
+                "task": {"type": "worker", "index": index},
+            }
+        )
+        for index in range(2)
+    ]
+
+
+def begin(*command, **environment):
+    """Starts Python in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+def end(*processes):
+    """Waits until all have ended well."""
+    for process in processes:
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+
+
+def replicas(strategy, devices, start, out, **environment):
+    """Starts replicas.py."""
+    return begin(
+        *(TESTS / "replicas.py", strategy, devices),
+        *(start["batches"], start["weights"], out),
+        **environment,
+    )
+
+
+def by_hand(start):
+    """Returns losses and variables of two replicas, one after the other.
+
+    Each normalises half of the batch with its own statistics. The gradients
+    are averaged, and so are the moving statistics.
+    """
+    import tensorflow as tf
+
+    model = network(start["weights"])
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)
+    loss = keras.losses.CategoricalCrossentropy()
+    with np.load(start["batches"]) as file:
+        pairs = list(zip(file["images"], file["labels"], strict=True))
+    losses = []
+    for images, labels in pairs:
+        before = [v.numpy() for v in model.non_trainable_variables]
+        found = []
+        for half in (slice(0, BATCH // 2), slice(BATCH // 2, BATCH)):
+            for variable, value in zip(
+                model.non_trainable_variables, before, strict=True
+            ):
+                variable.assign(value)
+            with tf.GradientTape() as tape:
+                value = loss(labels[half], model(images[half], training=True))
+            gradients = tape.gradient(value, model.trainable_weights)
+            statistics = [v.numpy() for v in model.non_trainable_variables]
+            found.append((value, gradients, statistics))
+        value, gradients, statistics = zip(*found, strict=True)
+        losses.append(np.mean(value))
+        optimizer.apply(
+            [(a + b) / 2 for a, b in zip(*gradients, strict=True)],
+            model.trainable_weights,
+        )
+        for variable, a, b in zip(
+            model.non_trainable_variables, *statistics, strict=True
+        ):
+            variable.assign((a + b) / 2)
+    # Keras reports the mean of all steps so far.
+    means = np.cumsum(losses) / np.arange(1, 1 + len(losses))
+    return means, model
+
+
+def check(path, losses, model):
+    """Compares what replicas.py wrote."""
+    with np.load(path) as found:
+        np.testing.assert_allclose(found["losses"], losses, rtol=1e-4)
+        for variable in model.variables:
+            np.testing.assert_allclose(
+                found[variable.path],
+                keras.ops.convert_to_numpy(variable),
+                *(1e-3, 1e-4),
+                err_msg=variable.path,
+            )
+
+
+tensorflow_only = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="about tf.distribute"
+)
+
+
+@tensorflow_only
+def test_two_devices_and_two_workers(start, tmp_path):
+    paths = [tmp_path / f"{name}.npz" for name in ("devices", "zero", "one")]
+    processes = [replicas("mirrored", 2, start, paths[0])]
+    processes += [
+        replicas("multi_worker", 1, start, path, TF_CONFIG=config)
+        for path, config in zip(paths[1:], cluster(), strict=True)
+    ]
+    losses, model = by_hand(start)
+    end(*processes)
+    for path in paths:
+        check(path, losses, model)
