@@ -1,6 +1,6 @@
 """ResNeXt for Keras 3: exact, fast, with the public weights."""
 
-from keras_resnext import layers, registry, weights
+from keras_resnext import layers, registry, transfer, weights
 from keras_resnext.preprocessing import (
     decode_predictions,
     eval_transform,

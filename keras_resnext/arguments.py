@@ -115,6 +115,26 @@ def check_input_shape(input_shape, include_top, stem, least, weights):
     return tuple(input_shape)
 
 
+def check_rate(name, value):
+    """Checks the share of what training drops."""
+    require(
+        isinstance(value, (int, float)) and 0 <= value < 1,
+        f"`{name}` must be a number from 0 to below 1",
+        "It is the share of what training drops.",
+        **{name: value},
+    )
+
+
+def check_classes(classes):
+    """Checks a number of classes."""
+    require(
+        _positive(classes),
+        "`classes` must be a positive integer",
+        "Use include_top=False for a network without classes.",
+        classes=classes,
+    )
+
+
 def check_top(include_top, pooling, classes, classifier_activation, weights):
     """Checks the arguments of the network's end against each other."""
     require(
@@ -125,12 +145,7 @@ def check_top(include_top, pooling, classes, classifier_activation, weights):
     )
     if not include_top:
         return
-    require(
-        _positive(classes),
-        "`classes` must be a positive integer",
-        "Use include_top=False for a network without classes.",
-        classes=classes,
-    )
+    check_classes(classes)
     if weights is None:
         return
     require(

@@ -1,6 +1,7 @@
 """Builds ResNeXt and ResNet as functional Keras models."""
 
 import keras
+import numpy as np
 from keras import layers
 
 from keras_resnext import arguments
@@ -71,16 +72,21 @@ def conv_bn(
     return x
 
 
-def _residual(x, branch, filters, stride, name):
+def _residual(x, branch, filters, stride, name, drop):
     """Adds `branch` to `x`, projected where the shapes differ."""
     if stride > 1 or x.shape[_channel_axis()] != filters:
         x = conv_bn(x, filters, 1, f"{name}_0", stride, activation=None)
+    if drop:
+        # One draw for each image: all of its branch or nothing.
+        branch = layers.Dropout(
+            drop, noise_shape=(None, 1, 1, 1), name=f"{name}_drop"
+        )(branch)
     x = layers.Add(name=f"{name}_add")([x, branch])
     return layers.Activation("relu", name=f"{name}_out")(x)
 
 
 def bottleneck(
-    x, planes, name, stride, groups, width_per_group, dilation, gamma
+    x, planes, name, stride, groups, width_per_group, dilation, gamma, drop=0.0
 ):
     """Adds a 1x1, a grouped 3x3 and a 1x1 convolution to the input.
 
@@ -95,14 +101,16 @@ def bottleneck(
     y = conv_bn(x, width, 1, f"{name}_1")
     y = conv_bn(y, width, 3, f"{name}_2", stride, groups, dilation)
     y = conv_bn(y, 4 * planes, 1, f"{name}_3", activation=None, gamma=gamma)
-    return _residual(x, y, 4 * planes, stride, name)
+    return _residual(x, y, 4 * planes, stride, name, drop)
 
 
-def basic(x, planes, name, stride, groups, width_per_group, dilation, gamma):
+def basic(
+    x, planes, name, stride, groups, width_per_group, dilation, gamma, drop=0.0
+):
     """Adds two 3x3 convolutions of `planes` channels to the input."""
     y = conv_bn(x, planes, 3, f"{name}_1", stride, dilation=dilation)
     y = conv_bn(y, planes, 3, f"{name}_2", activation=None, gamma=gamma)
-    return _residual(x, y, planes, stride, name)
+    return _residual(x, y, planes, stride, name, drop)
 
 
 _BLOCKS = {"bottleneck": bottleneck, "basic": basic}
@@ -117,9 +125,13 @@ def _stem(x, stem):
     return layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
 
 
-def _stages(x, block, depths, stem, output_stride, **block_options):
-    """Stacks the blocks; a stride past `output_stride` becomes dilation."""
+def _stages(x, block, depths, stem, output_stride, drop, **block_options):
+    """Stacks the blocks; a stride past `output_stride` becomes dilation.
+
+    The rate of stochastic depth rises linearly, to `drop` in the last block.
+    """
     reached, dilation = arguments.STEM_STRIDE[stem], 1
+    rates = iter(np.linspace(0, drop, sum(depths) + 1)[1:].tolist())
     for stage, depth in enumerate(depths):
         stride, first_dilation = (2 if stage else 1), dilation
         if stride == 2 and reached == output_stride:
@@ -132,9 +144,21 @@ def _stages(x, block, depths, stem, output_stride, **block_options):
                 f"conv{stage + 2}_block{i + 1}",
                 stride=1 if i else stride,
                 dilation=dilation if i else first_dilation,
+                drop=next(rates),
                 **block_options,
             )
     return x
+
+
+def classifier(x, classes, activation):
+    """Adds the last layer, `predictions`, to vectors."""
+    return layers.Dense(
+        int(classes),  # Keras refuses NumPy's integers
+        activation=activation,
+        # float32 under mixed precision: softmax overflows in float16
+        dtype=keras.config.dtype_policy().variable_dtype,
+        name="predictions",
+    )(x)
 
 
 def _top(x, include_top, pooling, classes, classifier_activation):
@@ -142,15 +166,7 @@ def _top(x, include_top, pooling, classes, classifier_activation):
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
     elif pooling == "max":
         x = layers.GlobalMaxPooling2D(name="max_pool")(x)
-    if not include_top:
-        return x
-    return layers.Dense(
-        int(classes),  # Keras refuses NumPy's integers
-        activation=classifier_activation,
-        # float32 under mixed precision: softmax overflows in float16
-        dtype=keras.config.dtype_policy().variable_dtype,
-        name="predictions",
-    )(x)
+    return classifier(x, classes, classifier_activation) if include_top else x
 
 
 def ResNeXt(
@@ -170,6 +186,7 @@ def ResNeXt(
     stem="imagenet",
     output_stride=None,
     zero_gamma=False,
+    stochastic_depth=0.0,
 ):
     """Builds a ResNeXt or ResNet of any depth, cardinality and width.
 
@@ -202,6 +219,11 @@ def ResNeXt(
             map, 8, 16 or by default 32: strides beyond it become dilation.
         zero_gamma: Whether each block's last normalisation starts at zero,
             so that the block starts as the identity.
+        stochastic_depth: Share of the images for which training leaves out
+            the last block's branch, 0 to below 1. It rises linearly from 0
+            before the first block (Huang et al.,
+            https://arxiv.org/abs/1603.09382); a branch that stays is divided
+            by its share, so that inference needs no change.
 
     Returns:
         A functional `keras.Model`. Its layers are named as in
@@ -221,6 +243,7 @@ def ResNeXt(
         depths, groups, width_per_group, block, stem
     )
     arguments.check_output_stride(output_stride, stride, block, stem)
+    arguments.check_rate("stochastic_depth", stochastic_depth)
     arguments.check_top(
         include_top, pooling, classes, classifier_activation, weights
     )
@@ -249,6 +272,7 @@ def ResNeXt(
         depths,
         stem,
         output_stride,
+        stochastic_depth,
         groups=groups,
         width_per_group=width_per_group,
         gamma="zeros" if zero_gamma else "ones",
@@ -312,7 +336,8 @@ def _constructor(architecture):
         name: Name of the model; it selects no file.
         accept_noncommercial: Whether a checkpoint may be used whose licence
             forbids commercial use.
-        **options: `output_stride` and `zero_gamma` of `ResNeXt`.
+        **options: `output_stride`, `zero_gamma` and `stochastic_depth` of
+            `ResNeXt`.
 
     Returns:
         A functional `keras.Model` of {row.num_params:,} parameters (with
@@ -376,7 +401,7 @@ def ResNeXt29(
             weights, or 16.
         width_per_group: The paper's width, 64 there; by default that of the
             weights, or 4.
-        **options: `zero_gamma` of `ResNeXt`.
+        **options: `zero_gamma` and `stochastic_depth` of `ResNeXt`.
 
     Returns:
         A functional `keras.Model`, as `keras_resnext.ResNeXt`.

@@ -119,7 +119,7 @@ def load(model, path):
             not finite; the message lists all of them.
     """
     layers = [
-        (type(layer).__name__, layer.name, [v.name for v in layer.variables])
+        (type(layer).__name__, layer.name, [v.name for v in layer.weights])
         for layer in model.layers
     ]
     arrays = _named_as_keras(checkpoints.read(path, layers))
@@ -154,11 +154,14 @@ def save(model, path, dtype="float16"):
 
 
 def _variables(model):
-    """Returns the variables by name; `v.path` would have name scopes in it."""
+    """Returns the weights by name; `v.path` would have name scopes in it.
+
+    Unlike the variables, they leave out the random states of dropout.
+    """
     return {
         f"{layer.name}/{v.name}": v
         for layer in model.layers
-        for v in layer.variables
+        for v in layer.weights
     }
 
 
@@ -166,8 +169,8 @@ def _named_as_keras(arrays):
     """Renames PyTorch's arrays and turns their axes; keeps all others."""
     named = {}
     for name, array in arrays.items():
-        if name.endswith("num_batches_tracked"):
-            continue  # a counter that inference does not use
+        if name.endswith("num_batches_tracked") or "/seed_generator/" in name:
+            continue  # a counter, dropout's state: inference uses neither
         match = _TORCH_NAME.fullmatch(name)
         if match:
             name, array = _keras_name(**match.groupdict()), _keras_axes(array)

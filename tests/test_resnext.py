@@ -49,7 +49,7 @@ def build(name, **options):
 def randomise(model, seed=0):
     """Draws all weights; with a fresh normalisation's many a fault hides."""
     random = np.random.default_rng(seed)
-    for v in model.variables:
+    for v in model.weights:
         array = random.standard_normal(v.shape)
         if v.name == "kernel":
             array *= math.sqrt(2 / math.prod(v.shape[:-1]))

@@ -1,0 +1,499 @@
+"""Transfer: heads, inputs, freezing, pyramids, rates, stochastic depth."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from test_resnext import assert_close, assert_refused, images, randomise, run
+
+import keras_resnext
+from keras_resnext import transfer, weights
+from keras_resnext.transfer import (
+    features,
+    freeze,
+    replace_input,
+    replace_top,
+    stage_rates,
+    unfreeze,
+)
+
+CLASSES = 3
+
+
+def tiny(**options):
+    """Builds a random network of all five stages and 4 classes."""
+    defaults = dict(
+        depths=(1, 1, 1, 2),
+        groups=2,
+        width_per_group=4,
+        classes=4,
+        input_shape=(None, None, 3),
+        name="tiny",
+    )
+    return randomise(keras_resnext.ResNeXt(**(defaults | options)))
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """Gives a network that no test may change."""
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def path(shared, tmp_path_factory):
+    """Gives that network in a file."""
+    path = tmp_path_factory.mktemp("models") / "tiny.keras"
+    shared.save(path)
+    return path
+
+
+def fit(model, optimizer="sgd", **options):
+    """Trains one step and returns the old and the new weights by path."""
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    before = arrays(model)
+    x, y = images(32, 32, count=6), np.arange(6) % CLASSES
+    model.fit(x, y, batch_size=6, verbose=0, **options)
+    return before, arrays(model)
+
+
+def arrays(model):
+    return {v.path: keras.ops.convert_to_numpy(v) for v in model.weights}
+
+
+def changed(before, after):
+    """Returns the first part of the names of layers with changed weights."""
+    assert before.keys() == after.keys()
+    return {
+        path.split("/")[-2].split("_")[0]
+        for path in before
+        if not np.array_equal(before[path], after[path])
+    }
+
+
+def with_head(base):
+    dense = keras.layers.Dense(CLASSES, activation="softmax", name="head_dense")
+    return keras.Sequential([base, dense])
+
+
+# Heads
+
+
+def test_replace_top(shared, path):
+    x = images(32, 40)
+    expected = run(keras.Model(shared.input, shared.layers[-1].input), x)
+    for model in (
+        shared,
+        keras.models.load_model(path),
+        tiny(include_top=False),
+        tiny(include_top=False, pooling="avg"),
+        with_head(tiny(include_top=False, pooling="avg")),
+    ):
+        new = replace_top(model, CLASSES)
+        assert new.name == model.name
+        top = new.get_layer("predictions")
+        assert_close(run(keras.Model(new.input, top.input), x), expected)
+        y = run(new, x)
+        assert y.shape == (2, CLASSES)
+        np.testing.assert_allclose(y.sum(-1), 1, rtol=1e-5)
+
+
+def test_replace_top_shares_the_layers(shared):
+    new = replace_top(shared, np.int64(7), 0.5, activation=None)
+    assert [layer.name for layer in new.layers[-3:]] == [
+        "avg_pool",
+        "predictions_drop",
+        "predictions",
+    ]
+    assert new.layers[-2].rate == 0.5
+    assert new.layers[-1].activation is keras.activations.linear
+    assert new.get_layer("conv1_conv") is shared.get_layer("conv1_conv")
+    # The old model still has its own top, and a top can be replaced again.
+    assert shared.output_shape == (None, 4)
+    again = replace_top(new, 2)
+    assert again.output_shape == (None, 2)
+    assert again.layers[-2].name == "avg_pool"
+
+
+def test_replace_top_survives_saving(shared, tmp_path):
+    new = replace_top(shared, 2, dropout=0.3)
+    new.save(tmp_path / "new.keras")
+    x = images(32, 32)
+    loaded = keras.models.load_model(tmp_path / "new.keras")
+    assert_close(run(loaded, x), run(new, x))
+    # The constructors read the file, too; dropout has no weights for them.
+    built = tiny(classes=2)
+    weights.load(built, tmp_path / "new.keras")
+    assert_close(run(built, x), run(new, x))
+
+
+@pytest.mark.parametrize(
+    "options, requirement, received",
+    [
+        (
+            dict(classes=0),
+            "`classes` must be a positive integer",
+            "classes=0",
+        ),
+        (
+            dict(classes=2, dropout=1),
+            "`dropout` must be a number from 0 to below 1",
+            "dropout=1",
+        ),
+        (
+            dict(classes=2, dropout="half"),
+            "`dropout` must be a number from 0 to below 1",
+            "dropout='half'",
+        ),
+    ],
+)
+def test_replace_top_refuses(shared, options, requirement, received):
+    with pytest.raises(ValueError) as caught:
+        replace_top(shared, **options)
+    assert_refused(str(caught.value), requirement, received)
+
+
+def test_replace_top_refuses_another_end(shared):
+    requirement = (
+        "`model` must end in feature maps, global pooling or Dense layers"
+    )
+    scaled = keras.Sequential([shared, keras.layers.Rescaling(2, name="twice")])
+    around = keras.Sequential([keras.Input((64, 64, 3)), shared])
+    for model, end in ((scaled, "twice"), (around, "predictions")):
+        with pytest.raises(ValueError) as caught:
+            replace_top(model, 5)
+        assert_refused(str(caught.value), requirement, f"last_layer='{end}'")
+
+
+# Inputs
+
+
+def test_grey_input(shared):
+    grey = replace_input(shared, 1)
+    assert grey.input_shape == (None, None, None, 1)
+    x = images(32, 40, channels=1)
+    assert_close(run(grey, x), run(shared, np.repeat(x, 3, -1)))
+
+
+@pytest.mark.parametrize("channels", [3, 6])
+def test_repeated_channels_respond_alike(shared, channels):
+    new = replace_input(shared, channels)
+    x = images(32, 40)
+    assert_close(run(new, np.tile(x, channels // 3)), run(shared, x))
+
+
+def test_five_channels(shared):
+    new = replace_input(keras.Model(shared.input, shared.output), np.int64(5))
+    old, kernel = (
+        keras.ops.convert_to_numpy(model.get_layer("conv1_conv").kernel)
+        for model in (shared, new)
+    )
+    np.testing.assert_allclose(
+        kernel, old[:, :, [0, 1, 2, 0, 1]] * 0.6, rtol=1e-6
+    )
+    # It is a copy, so that the pretrained model stays as it was.
+    assert new.get_layer("conv2_block1_1_conv") is not shared.get_layer(
+        "conv2_block1_1_conv"
+    )
+
+
+def test_replaced_input_keeps_what_is_frozen(path):
+    model = keras.models.load_model(path)
+    freeze(model, through="conv2")
+    new = replace_input(model, 2)
+    assert not new.get_layer("conv2_block1_1_conv").trainable
+    assert new.get_layer("conv3_block1_1_conv").trainable
+
+
+@pytest.mark.parametrize("channels", [0, 1.0, None])
+def test_wrong_channels(shared, channels):
+    with pytest.raises(ValueError) as caught:
+        replace_input(shared, channels)
+    assert_refused(
+        str(caught.value),
+        "`channels` must be a positive integer",
+        f"channels={channels}",
+    )
+
+
+def test_replace_input_needs_rgb(shared):
+    for model in (
+        tiny(input_shape=(None, None, 4)),
+        keras.Sequential([shared], name="around"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            replace_input(model, 1)
+        assert_refused(
+            str(caught.value),
+            "`model` must have a layer conv1_conv that takes RGB images",
+            f"model='{model.name}'",
+        )
+
+
+# Freezing
+
+
+@pytest.mark.parametrize("form", ["functional", "nested", "loaded"])
+def test_frozen_stages_stay_bit_identical(form, path, tmp_path):
+    if form == "nested":
+        model = with_head(tiny(include_top=False, pooling="avg"))
+    else:
+        model = replace_top(keras.models.load_model(path), CLASSES)
+    freeze(model, through="conv4")
+    if form == "loaded":
+        model.save(tmp_path / "frozen.keras")
+        model = keras.models.load_model(tmp_path / "frozen.keras")
+    before, after = fit(model)
+    # Of conv5, the statistics of the normalisation as well.
+    for path_, array in before.items():
+        stage = re.search(r"conv\d|head|predictions", path_)[0]
+        frozen = stage in ("conv1", "conv2", "conv3", "conv4")
+        assert np.array_equal(array, after[path_]) == frozen, path_
+
+
+def test_unfreeze(shared):
+    model = with_head(tiny(include_top=False, pooling="avg"))
+    base = model.layers[0]
+    base.trainable = False
+    before, after = fit(model)
+    assert changed(before, after) == {"head"}
+    unfreeze(model)
+    freeze(model, through="conv2")
+    before, after = fit(model)
+    assert changed(before, after) == {"conv3", "conv4", "conv5", "head"}
+
+
+def test_untrainable_base_keeps_its_statistics_in_a_functional_model():
+    base = tiny(include_top=False)
+    base.trainable = False
+    before, after = fit(replace_top(base, CLASSES))
+    assert changed(before, after) == {"predictions"}
+
+
+def test_freeze_of_keras_applications():
+    # Its layers have the same names.
+    model = keras.applications.ResNet50(
+        weights=None, include_top=False, input_shape=(32, 32, 3)
+    )
+    freeze(model, through="conv3")
+    assert not model.get_layer("conv3_block4_3_bn").trainable
+    assert model.get_layer("conv4_block1_1_conv").trainable
+
+
+STAGES = ["conv1", "conv2", "conv3", "conv4", "conv5"]
+
+
+@pytest.mark.parametrize(
+    "function, name",
+    [
+        (lambda model: freeze(model, "conv6"), "through"),
+        (lambda model: features(model, ["conv3", "conv6"]), "stages"),
+        (lambda model: stage_rates(model, "sgd", {"conv6": 1}), "factors"),
+    ],
+)
+def test_unknown_stage(shared, function, name):
+    with pytest.raises(ValueError) as caught:
+        function(shared)
+    assert_refused(
+        str(caught.value),
+        f"`{name}` must be of the model's stages, {STAGES}",
+        f"{name}='conv6'",
+    )
+
+
+@pytest.mark.parametrize("function", [freeze, features])
+def test_model_without_stages(function):
+    with pytest.raises(ValueError, match=r"stages, \[\]\. Received: .*conv"):
+        function(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+
+
+# Pyramids
+
+
+def test_features(shared, path):
+    x = images(64, 75)
+    for model in (shared, keras.models.load_model(path)):
+        maps = features(model, ["conv5", "conv3", "conv4", "conv2", "conv1"])(x)
+        shapes = {k: tuple(v.shape) for k, v in maps.items()}
+        assert shapes == {
+            "conv1": (2, 32, 38, 64),
+            "conv2": (2, 16, 19, 256),
+            "conv3": (2, 8, 10, 512),
+            "conv4": (2, 4, 5, 1024),
+            "conv5": (2, 2, 3, 2048),
+        }
+    pooled = keras.ops.convert_to_numpy(maps["conv5"]).mean((1, 2))
+    avg_pool = shared.get_layer("avg_pool")
+    assert_close(run(keras.Model(shared.input, avg_pool.output), x), pooled)
+
+
+def test_default_pyramid(shared, tmp_path):
+    pyramid = features(shared)
+    assert pyramid.name == "tiny_features"
+    assert {k: v.shape for k, v in pyramid.output.items()} == {
+        "conv3": (None, None, None, 512),
+        "conv4": (None, None, None, 1024),
+        "conv5": (None, None, None, 2048),
+    }
+    pyramid.save(tmp_path / "pyramid.keras")
+    loaded = keras.models.load_model(tmp_path / "pyramid.keras")
+    x = images(32, 32)
+    expected = pyramid(x)
+    for stage, maps in loaded(x).items():
+        np.testing.assert_array_equal(
+            *map(keras.ops.convert_to_numpy, (maps, expected[stage]))
+        )
+
+
+@pytest.mark.parametrize(
+    "output_stride, strides", [(8, (8, 8, 8)), (16, (8, 16, 16))]
+)
+def test_dilated_pyramid(output_stride, strides):
+    model = tiny(include_top=False, output_stride=output_stride)
+    maps = features(model)(images(64, 96))
+    assert [tuple(v.shape[1:3]) for v in maps.values()] == [
+        (64 // stride, 96 // stride) for stride in strides
+    ]
+
+
+def test_ends_are_those_of_the_last_blocks():
+    model = tiny(depths=(1, 11), include_top=False)
+    pyramid = features(model, ["conv3"])
+    assert pyramid.layers[-1].name == "conv3_block11_out"
+
+
+# Learning rates
+
+
+new_keras = pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras before 3.15"
+)
+FACTORS = {"conv4": 0.25, "conv5": 0.5}
+
+
+@new_keras
+@pytest.mark.parametrize("schedule", [False, True])
+def test_stage_rates(schedule, tmp_path):
+    rate = 0.1
+    if schedule:
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
+            [1], [0.1, 0.0]
+        )
+    model = with_head(tiny(include_top=False, pooling="avg"))
+    start = model.get_weights()
+    before, plain = fit(model, keras.optimizers.SGD(0.1))
+    model.set_weights(start)
+    optimizer = stage_rates(model, keras.optimizers.SGD(rate), FACTORS)
+    _, after = fit(model, optimizer)
+    for name, old in before.items():
+        if "moving" in name:
+            continue
+        factor = FACTORS.get(name.split("_")[0].split("/")[-1], 1)
+        assert_close(after[name] - old, factor * (plain[name] - old), 1e-3)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    rates = [
+        keras.ops.convert_to_numpy(rate(1) if schedule else rate)
+        for rate in (o._learning_rate for o in loaded.optimizer.optimizers)
+    ]
+    np.testing.assert_allclose(rates, [0.025, 0.05, 0.1], rtol=1e-6)
+
+
+@new_keras
+def test_stage_rates_refuse(shared):
+    with pytest.raises(ValueError) as caught:
+        stage_rates(shared, "sgd", {"conv5": 0})
+    assert_refused(
+        str(caught.value), "A factor must be positive", "factors={'conv5': 0}"
+    )
+
+
+def test_stage_rates_say_that_keras_is_too_old(shared, monkeypatch):
+    monkeypatch.delattr(keras.optimizers, "MultiOptimizer", raising=False)
+    with pytest.raises(ImportError, match=r"Install Keras 3\.15 or newer"):
+        transfer.stage_rates(shared, "sgd", FACTORS)
+
+
+# Stochastic depth
+
+
+def drops(model):
+    return {
+        layer.name: layer.rate
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Dropout)
+    }
+
+
+@pytest.mark.parametrize(
+    "options", [{}, dict(block="basic", groups=1, width_per_group=64)]
+)
+def test_rates_of_stochastic_depth(options):
+    assert not drops(tiny(**options))
+    model = tiny(stochastic_depth=0.5, **options)
+    assert drops(model) == pytest.approx(
+        {
+            "conv2_block1_drop": 0.1,
+            "conv3_block1_drop": 0.2,
+            "conv4_block1_drop": 0.3,
+            "conv5_block1_drop": 0.4,
+            "conv5_block2_drop": 0.5,
+        }
+    )
+    add = model.get_layer("conv5_block2_add")
+    assert [x._keras_history.operation.name for x in add.input] == [
+        "conv5_block1_out",
+        "conv5_block2_drop",
+    ]
+
+
+def test_stochastic_depth_drops_whole_branches():
+    keras.utils.set_random_seed(0)
+    model = tiny(stochastic_depth=0.5, depths=(1,), stem="cifar")
+    drop = model.get_layer("conv2_block1_drop")
+    x = 1 + np.abs(images(4, 4, channels=256, count=400))
+    y = keras.ops.convert_to_numpy(drop(x, training=True))
+    shares = y / x  # 0 or 2, one for each image
+    np.testing.assert_allclose(shares, shares[:, :1, :1, :1] + 0 * x, rtol=1e-6)
+    kept = shares[:, 0, 0, 0]
+    assert set(np.round(kept, 3)) == {0, 2}
+    assert 0.4 < (kept > 0).mean() < 0.6
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(drop(x, training=False)), x
+    )
+
+
+@pytest.mark.parametrize("suffix", ["keras", "weights.h5", "safetensors"])
+def test_stochastic_depth_has_no_weights(shared, path, suffix, tmp_path):
+    # Weights go from a network without it to one with it, and back.
+    model = tiny(stochastic_depth=0.2)
+    weights.load(model, path)
+    file = tmp_path / f"model.{suffix}"
+    save = {
+        "keras": model.save,
+        "weights.h5": model.save_weights,
+        "safetensors": lambda p: weights.save(model, p, dtype="float32"),
+    }[suffix]
+    save(file)
+    other = tiny()
+    weights.load(other, file)
+    x = images(32, 32)
+    assert_close(run(model, x), run(shared, x))
+    np.testing.assert_array_equal(run(other, x), run(shared, x))
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1, 1.0, "much", None])
+def test_wrong_rate(rate):
+    with pytest.raises(ValueError) as caught:
+        tiny(stochastic_depth=rate)
+    assert_refused(
+        str(caught.value),
+        "`stochastic_depth` must be a number from 0 to below 1",
+        f"stochastic_depth={rate!r}",
+    )
+
+
+def test_named_constructors_have_stochastic_depth():
+    model = keras_resnext.ResNet18(weights=None, stochastic_depth=0.3)
+    rates = list(drops(model).values())
+    assert len(rates) == 8 and rates[-1] == 0.3
