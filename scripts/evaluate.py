@@ -29,6 +29,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import data
 import keras
 import numpy as np
+import pictures
+import resume
 
 import keras_resnext
 from keras_resnext.registry import ARCHITECTURES
@@ -297,13 +299,9 @@ def main():
         ("result.json", json.dumps(result, indent=2)),
         ("result.md", table(args, result)),
     ):
-        partial = args.out / f"{name}.part"
-        partial.write_text(text, "utf-8")
-        partial.replace(args.out / name)
+        resume.write(args.out / name, text)
     print(HEADER + table(args, result), end="")
     try:
-        import pictures
-
         path = args.out / "confusion.png"
         pictures.confusion(labels, predictions, split.classes, path)
     except ImportError as error:  # the numbers count without it, too

@@ -298,7 +298,10 @@ def with_features(phase, strategy):
     start = time.perf_counter()
     train, test = (
         dataclasses.replace(
-            split, images=backbone.predict(batches.Unchanged(split, recipe))
+            split,
+            images=backbone.predict(batches.Unchanged(split, recipe)).astype(
+                "float32"
+            ),
         )
         for split in (phase.train, phase.test)
     )
@@ -439,6 +442,9 @@ def main():
             )
         with strategy.scope():
             network = build(args, recipe, len(train.classes))
+            # What is wrong with these shows before anything is written.
+            freeze(network, recipe.freeze)
+            make_optimizer(recipe, len(train.labels))
         run = resume.Run(args.out, describe(args, recipe, train, test))
     except (OSError, ValueError, ImportError) as error:
         sys.exit(str(error))
@@ -480,7 +486,7 @@ def main():
         },
     }
     resume.write(args.out / "result.json", json.dumps(result, indent=2))
-    title = f"{args.model} on {args.data}: {accuracy:.2%} of the test pictures"
+    title = f"{args.model}: {accuracy:.2%} of the test pictures"
     report.draw(args.out / "training.png", run.rows, title)
     print(json.dumps(result, indent=2))
     print(f"Waiting for data: {result['idle']:.1%} of the time in training")

@@ -1,5 +1,6 @@
 """The accuracy that scripts/evaluate.py measures, against another way."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -199,6 +200,8 @@ def test_shipped_weights(archive, tmp_path):
         f"| {100 * top5:.2f} |\n"
     )
     assert row in result.stdout
+    if importlib.util.find_spec("matplotlib"):
+        Image.open(tmp_path / "run" / "confusion.png").verify()
 
 
 # What a machine without TensorFlow does: it can't be imported.

@@ -60,26 +60,3 @@ def test_train(data, tmp_path):
     assert stored["test_accuracy"] == pytest.approx(right.mean(), abs=1e-4)
     log = (tmp_path / "run" / "log.csv").read_text().splitlines()
     assert [line.partition(",")[0] for line in log] == ["epoch", "0", "1"]
-
-
-def test_train_says_what_the_data_lacks(tmp_path):
-    np.savez(tmp_path / "data.npz", x_train=np.zeros(3))
-    result = run(
-        "train.py", "--data", tmp_path / "data.npz", "--out", tmp_path / "run"
-    )
-    assert result.returncode == 1
-    assert "['x_test', 'y_test', 'y_train']" in result.stderr.splitlines()[-1]
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("content", [None, b"no archive"])
-def test_train_says_that_the_data_is_none(tmp_path, content):
-    path = tmp_path / "data.npz"
-    if content:
-        path.write_bytes(content)
-    result = run("train.py", "--data", path, "--out", tmp_path / "run")
-    assert result.returncode == 1
-    message = result.stderr.splitlines()[-1]
-    assert message.startswith("--data must be an .npz file. Received: ")
-    assert str(path) in message
-    assert not (tmp_path / "run").exists()

@@ -1,0 +1,560 @@
+"""Training: its data, recipes and batches, and the script as users run it."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+import keras_resnext
+from keras_resnext.registry import IMAGENET_MEAN, IMAGENET_STD
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import augment  # noqa: E402
+import batches  # noqa: E402
+import data  # noqa: E402
+import recipes  # noqa: E402
+import resume  # noqa: E402
+import train  # noqa: E402
+
+QUICK = dataclasses.replace(recipes.RECIPES["quick"], batch_size=16)
+# Takes TensorFlow away before the script starts, as if not installed.
+BARE = """
+import runpy, sys
+sys.modules["tensorflow"] = None
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def command(*arguments):
+    return [sys.executable, SCRIPTS / "train.py", *map(str, arguments)]
+
+
+def run(*arguments):
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, check=False
+    )
+
+
+def state(folder):
+    """Returns a run's state: what it is about, and all variables."""
+    with np.load(folder / "state.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    return json.loads(str(arrays.pop("about"))), arrays
+
+
+def log(folder):
+    with open(folder / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    """Images of three classes that even a small training tells apart."""
+    random = np.random.default_rng(0)
+    labels = np.arange(96) % 3
+    images = random.integers(0, 100, (96, 16, 16, 3), dtype="uint8")
+    images[np.arange(96), :, :, labels] += 150
+    arrays = {"x_train": images[:64], "y_train": labels[:64]}
+    return arrays | {"x_test": images[64:], "y_test": labels[64:]}
+
+
+@pytest.fixture(scope="module")
+def archive(arrays, tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture
+def folder(arrays, tmp_path):
+    """The test images in class folders, without a division in two."""
+    path = tmp_path / "pictures"
+    names = np.array(["blue", "red", "green"])[arrays["y_test"]]
+    for i, (name, image) in enumerate(
+        zip(names, arrays["x_test"], strict=True)
+    ):
+        (path / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path / name / f"{i}.png")
+    return path
+
+
+@pytest.fixture
+def split(arrays):
+    return data.Split(arrays["x_train"], arrays["y_train"], list("rgb"))
+
+
+# Data
+
+
+def test_a_folder_is_divided_by_its_files_names(folder, arrays):
+    train_split, test_split = data.load(folder)
+    assert train_split.classes == ["blue", "green", "red"]
+    assert len(train_split.images) + len(test_split.images) == 32
+    assert 2 <= len(test_split.images) <= 12
+    held = {pathlib.Path(path).name for path in test_split.images}
+    # Where the folder is, and what else is in it, plays no part.
+    moved = folder.rename(folder.with_name("moved"))
+    (moved / "red" / "0.png").unlink()
+    _, again = data.load(moved)
+    assert {pathlib.Path(p).name for p in again.images} == held - {"0.png"}
+    _, other = data.load(moved, seed=1)
+    assert {pathlib.Path(p).name for p in other.images} != held
+    path, label = again.images[0], again.labels[0]
+    assert pathlib.Path(path).parent.name == again.classes[label]
+
+
+def test_a_folder_may_have_its_own_division(folder):
+    root = folder.with_name("root")
+    (root / "train").mkdir(parents=True)
+    for name in ("red", "green", "blue"):
+        (folder / name).rename(root / "train" / name)
+    with pytest.raises(ValueError, match=r"must have val/ or test/, too"):
+        data.load(root)
+    (root / "val" / "red").mkdir(parents=True)
+    (root / "train" / "red" / "0.png").rename(root / "val" / "red" / "0.png")
+    train_split, test_split = data.load(root)
+    assert len(train_split.images) == 31
+    assert test_split.images == [str(root / "val" / "red" / "0.png")]
+    assert test_split.labels.tolist() == [2]
+    (root / "val" / "red").rename(root / "val" / "pink")
+    with pytest.raises(ValueError, match=r"classes of train/.*pink.*alone"):
+        data.load(root)
+
+
+def test_corrupt_pictures_are_named(folder, capsys):
+    whole = (folder / "red" / "0.png").read_bytes()
+    (folder / "red" / "0.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "red" / "notes.txt").write_text("no picture")
+    train_split, test_split = data.load(folder)
+    assert len(train_split.images) + len(test_split.images) == 31
+    lines = capsys.readouterr().err.splitlines()
+    skipped = [line for line in lines if line.startswith("Skipped: ")]
+    assert len(skipped) == 2
+    assert str(folder / "red" / "0.png") in skipped[0]
+    assert str(folder / "red" / "notes.txt") in skipped[1]
+    with pytest.raises(ValueError, match=r"red.0\.png \(.*Remove it"):
+        data.load(folder, on_corrupt="fail")
+
+
+def test_folders_without_pictures_are_named(folder):
+    (folder / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"must hold pictures.*empty without"):
+        data.load(folder)
+    with pytest.raises(ValueError, match="one folder of pictures for each"):
+        data.load(folder / "empty")
+
+
+def test_too_little_to_learn_is_said(folder):
+    for name in ("red", "green"):
+        (folder / name).rename(folder.with_name(name))
+    with pytest.raises(ValueError, match=r"two classes\. Received: blue alone"):
+        data.require_trainable(*data.load(folder))
+    (folder / "green").mkdir()
+    folder.with_name("green").joinpath("1.png").rename(folder / "green/1.png")
+    with pytest.raises(ValueError, match=r"none of green\. Add"):
+        data.require_trainable(*data.load(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x_test": np.zeros((2, 8, 8, 3))}, "x_test must be uint8"),
+        ({"x_test": np.zeros((2, 8, 8), "u1")}, r"x_test.*\(2, 8, 8\)"),
+        ({"y_test": np.zeros(3, int)}, "3 of int64 for 2 images"),
+        ({"y_test": np.array([-1, 0])}, "integer from 0"),
+    ],
+)
+def test_arrays_of_another_kind_are_refused(tmp_path, change, message):
+    images, labels = np.zeros((2, 8, 8, 3), "u1"), np.array([0, 1])
+    arrays = {"x_train": images, "y_train": labels}
+    arrays |= {"x_test": images, "y_test": labels} | change
+    np.savez(tmp_path / "data.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        data.load(tmp_path / "data.npz")
+
+
+# Batches
+
+
+def _epoch(plan, epoch, first=0):
+    return [
+        tuple(keras.ops.convert_to_numpy(part) for part in batch)
+        for batch in batches.Stream(plan).epoch(epoch, first)
+    ]
+
+
+ALL = dataclasses.replace(
+    QUICK, augment="rand", magnitude=7, mixup=0.2, cutmix=1.0, erasing=0.5
+)
+
+
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")
+@pytest.mark.parametrize("recipe", [QUICK, ALL])
+def test_a_batch_depends_on_seed_epoch_and_step_alone(split, recipe):
+    plan = batches.Plan(split, recipe, 12, 0)
+    whole, rest = _epoch(plan, 3), _epoch(plan, 3, first=2)
+    assert len(whole) == 4
+    for one, other in zip(whole[2:], rest, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+    assert whole[0][0].shape == (16, 12, 12, 3)
+    for other in (plan, dataclasses.replace(plan, seed=1)):
+        epoch = 3 if other.seed else 4
+        assert not np.array_equal(whole[0][0], _epoch(other, epoch)[0][0])
+
+
+def test_every_picture_comes_once_in_an_epoch(split):
+    numbered = np.zeros((64, 4, 4, 3), "uint8")
+    numbered += np.arange(64, dtype="uint8")[:, None, None, None]
+    plain = dataclasses.replace(QUICK, crop="fit", flip=False)
+    plan = batches.Plan(
+        dataclasses.replace(split, images=numbered), plain, 4, 0
+    )
+    orders = []
+    for epoch in (0, 1):
+        seen, labels, _ = zip(
+            *(plan.batch(epoch, step) for step in range(plan.steps)),
+            strict=True,
+        )
+        orders.append(np.concatenate(seen)[:, 0, 0, 0].tolist())
+        assert sorted(orders[-1]) == list(range(64))
+        expected = split.labels[orders[-1]]
+        np.testing.assert_array_equal(np.concatenate(labels), expected)
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")
+@pytest.mark.parametrize(
+    "mixing", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 1.0, "cutmix": 1.0}]
+)
+def test_mixed_targets_say_what_is_in_the_picture(mixing):
+    levels = np.array([0, 100, 250], "uint8")
+    labels = np.arange(48) % 3
+    images = np.broadcast_to(
+        levels[labels][:, None, None, None], (48, 24, 24, 3)
+    ).copy()
+    recipe = dataclasses.replace(QUICK, crop="fit", flip=False, **mixing)
+    recipe = dataclasses.replace(recipe, batch_size=24)
+    plan = batches.Plan(data.Split(images, labels, list("rgb")), recipe, 24, 0)
+    mixed = 0
+    for x, y in _epoch(plan, 0) + _epoch(plan, 1):
+        seen = x[..., 0].mean((1, 2)) * IMAGENET_STD[0] + IMAGENET_MEAN[0]
+        seen *= 255
+        # A border of the part pasted in may lie between two pixels.
+        np.testing.assert_allclose(y @ levels, seen, atol=250 * 2 / 24)
+        np.testing.assert_allclose(y.sum(1), 1, rtol=1e-5)
+        mixed += (y.max(1) < 0.99).sum()
+    assert mixed > 20
+
+
+def test_a_sigmoid_for_each_class_has_targets_of_0_and_1(split):
+    recipe = dataclasses.replace(QUICK, loss="sigmoid", mixup=1.0)
+    for _, targets in _epoch(batches.Plan(split, recipe, 16, 0), 0):
+        assert set(np.unique(targets)) == {0, 1}
+        assert targets.sum(1).max() == 2
+
+
+def test_crops_are_windows_of_the_padded_image():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 255, (50, 6, 8, 3), dtype="uint8")
+    crops = augment.pad_and_crop(images, np.random.default_rng(1))
+    offsets = set()
+    for image, crop in zip(images, crops, strict=True):
+        padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+        places = [
+            (i, j)
+            for i in range(9)
+            for j in range(9)
+            if np.array_equal(padded[i : i + 6, j : j + 8], crop)
+        ]
+        assert len(places) >= 1
+        offsets.add(places[0])
+    assert len(offsets) > 20
+
+
+def test_single_pictures_are_augmented_at_random():
+    gradient = np.arange(32 * 32 * 3, dtype="uint16").reshape(32, 32, 3)
+    image = Image.fromarray((gradient // 13).astype("uint8"))
+    for change in (
+        augment.trivial_augment,
+        lambda image, random: augment.rand_augment(image, random, 7),
+        lambda image, random: augment.resized_crop(image, 32, random),
+    ):
+        results = [
+            np.asarray(change(image, np.random.default_rng(seed % 30)))
+            for seed in range(60)
+        ]
+        assert {result.shape for result in results} == {(32, 32, 3)}
+        np.testing.assert_array_equal(results[:30], results[30:])
+        assert len({result.tobytes() for result in results}) > 15
+
+
+# Recipes
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_a_recipe_makes_an_optimizer(name):
+    recipe = recipes.RECIPES[name]
+    assert "https://" in recipe.source
+    steps = 100 * recipe.epochs
+    optimizer = train.make_optimizer(recipe, steps)
+    rate = optimizer._learning_rate
+    peak = max(float(rate(step)) for step in range(0, steps, 50))
+    assert peak == pytest.approx(recipe.learning_rate, rel=1e-2)
+    assert float(rate(steps)) <= recipe.learning_rate / 100 * 1.01
+    model = keras_resnext.ResNeXt([1], 2, 4, stem="cifar", classes=3)
+    optimizer.build(model.trainable_variables)
+    decayed = {
+        v.name
+        for v in model.trainable_variables
+        if optimizer._use_weight_decay(v)
+    }
+    assert decayed == {"kernel"}
+
+
+def test_the_papers_rate_falls_to_a_tenth_twice():
+    rate = train.make_optimizer(recipes.RECIPES["paper_cifar"], 3000)
+    rates = [
+        float(rate._learning_rate(step))
+        for step in (0, 1499, 1501, 2249, 2251, 2999)
+    ]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    wrong = dataclasses.replace(recipes.RECIPES["paper_cifar"], warm_up=0.1)
+    with pytest.raises(ValueError, match="warm-up goes with"):
+        train.make_optimizer(wrong, 3000)
+
+
+# The script
+
+
+def test_train(archive, arrays, tmp_path):
+    out = tmp_path / "run"
+    result = run(
+        *("--data", archive, "--out", out, "--groups", 2),
+        *("--sizes", 8, 16, "--batch-size", 16),
+        *("--dtype", "float32", "--learning-rate", 0.05),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Waiting for data: " in result.stdout
+    stored = json.loads((out / "result.json").read_text())
+    x = keras_resnext.preprocess_input(arrays["x_test"])
+    for source in ("weights.safetensors", "model.keras"):
+        model = keras_resnext.ResNeXt29(
+            weights=out / source, classes=3, input_shape=(16, 16, 3)
+        )
+        assert model.get_layer("conv2_block1_2_conv").groups == 2
+        guesses = model.predict(x, verbose=0)
+        right = guesses.argmax(-1) == arrays["y_test"]
+        accuracy = stored["test_accuracy"]
+        assert accuracy == pytest.approx(right.mean(), abs=1e-4)
+    loaded = keras.models.load_model(out / "model.keras")
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), guesses, rtol=1e-4, atol=1e-5
+    )
+    assert 0 < stored["idle"] < 1
+    rows = log(out)
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    with Image.open(out / "training.png") as picture:
+        assert picture.size == (1200, 350)
+    _check_tensorboard(out / "tensorboard", rows)
+    assert not list(out.glob("*.part*"))
+
+
+def _check_tensorboard(path, rows):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    events = accumulator.EventAccumulator(str(path)).Reload()
+    nodes = {node.name: node for node in events.Graph().node}
+    inside = [n for n in nodes if n.startswith("resnext29/conv2/block1/")]
+    assert "resnext29/conv2/block1/2_conv" in inside
+    assert len(inside) == 12  # with the projection
+    add = nodes["resnext29/conv2/block1/add"]
+    assert set(add.input) == {
+        "resnext29/conv2/block1/0_bn",
+        "resnext29/conv2/block1/3_bn",
+    }
+    losses = [e.tensor_proto.float_val[0] for e in events.Tensors("loss")]
+    assert losses == pytest.approx([float(row["loss"]) for row in rows])
+
+
+def test_a_killed_training_ends_as_if_it_had_not_been(archive, tmp_path):
+    options = (
+        *("--data", archive, "--groups", 2, "--dtype", "float32"),
+        *("--sizes", 8, 12, 8, "--batch-size", 4, "--save-every", 1),
+        *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.9),
+        *("--learning-rate", 0.05),
+    )
+    whole, killed, other = (tmp_path / n for n in ("whole", "killed", "other"))
+    result = run(*options, "--out", whole)
+    assert result.returncode == 0, result.stderr
+
+    with subprocess.Popen(
+        command(*options, "--out", killed),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while process.poll() is None:
+            if (killed / "state.npz").exists():
+                about, _ = state(killed)
+                if about["epoch"] > 0 and about["step"] > 0:
+                    process.send_signal(signal.SIGKILL)
+                    break
+            time.sleep(0.01)
+    assert process.returncode == -signal.SIGKILL
+    assert not (killed / "result.json").exists()
+    result = run(*options, "--out", killed)
+    assert result.returncode == 0, result.stderr
+    expected, found = state(whole)[1], state(killed)[1]
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+    name = "weights.safetensors"
+    assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    rows = [log(folder) for folder in (whole, killed)]
+    assert [row["epoch"] for row in rows[1]] == ["0", "1", "2"]
+    for one, two in zip(*rows, strict=True):
+        one.pop("seconds"), two.pop("seconds")
+        assert one == two
+
+    result = run(*options, "--out", other, "--seed", 1)
+    assert result.returncode == 0, result.stderr
+    assert (other / name).read_bytes() != (whole / name).read_bytes()
+
+    result = run(*options, "--out", whole, "--seed", 1)
+    assert result.returncode == 1
+    message = result.stderr.splitlines()[-1]
+    assert "Received: seed was 0 and is 1 in" in message
+
+
+def test_it_trains_on_jax_without_tensorflow(archive, tmp_path):
+    pytest.importorskip("jax")
+    script = command(
+        *("--data", archive, "--out", tmp_path / "run", "--groups", 2),
+        *("--sizes", 8, "--epochs", 1, "--batch-size", 16),
+        *("--dtype", "float32", "--cutmix", 1),
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", BARE, *script[1:]],
+        env=os.environ | {"KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(log(tmp_path / "run")) == 1
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert "jax" in stored["versions"]
+
+
+def test_fine_tuning(folder, tmp_path):
+    options = (
+        *("--data", folder, "--recipe", "finetune", "--weights", "cifar10"),
+        *("--sizes", 16, "--batch-size", 8, "--dtype", "float32"),
+    )
+    out = tmp_path / "frozen"
+    result = run(*options, "--out", out, "--freeze", "conv4", "--epochs", 3)
+    assert result.returncode == 0, result.stderr
+    assert "times faster" in result.stdout
+    assert float(log(out)[-1]["val_accuracy"]) > 0.6
+    tuned = load_file(out / "weights.safetensors")
+    assert tuned["predictions/kernel"].shape == (1024, 3)
+    same = [np.array_equal(a, b) for a, b in _pairs(tuned)]
+    assert len(same) > 100 and all(same)
+
+    # Then everything is trained, at a lower rate.
+    result = run(
+        *(*options, "--out", tmp_path / "both", "--epochs", 1),
+        *("--unfreeze-epochs", 1, "--unfreeze-lr", 0.01),
+    )
+    assert result.returncode == 0, result.stderr
+    about, arrays = state(tmp_path / "both")
+    assert (about["phase"], about["epoch"]) == (1, 2)
+    assert len(arrays) > len(state(out)[1])
+    tuned = load_file(tmp_path / "both" / "weights.safetensors")
+    assert not all(np.array_equal(a, b) for a, b in _pairs(tuned))
+
+
+def _pairs(tuned):
+    """Yields each array of the network that ships, and the tuned one."""
+    path = pathlib.Path(keras_resnext.__file__).parent
+    shipped = load_file(path / "resnext29_cifar10.safetensors")
+    for name, array in shipped.items():
+        if not name.startswith("predictions"):
+            yield array, tuned[name]
+
+
+def test_partly_frozen_networks_see_augmented_pictures(split):
+    recipe = dataclasses.replace(recipes.RECIPES["finetune"], freeze="conv2")
+    model = keras_resnext.ResNeXt([1, 1], 2, 4, stem="cifar", classes=3)
+    train.freeze(model, "conv2")
+    phase = train.Phase(recipe, 0, model, model, split, split)
+    assert train.with_features(phase) is phase
+    train.freeze(model, "backbone")
+    flipped = dataclasses.replace(recipe, flip=True)
+    phase = dataclasses.replace(phase, recipe=flipped)
+    assert train.with_features(phase) is phase
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch-size", "65"], "--batch-size 65 with 64 pictures"),
+        (["--model", "resnet18", "--groups", "2"], "belong to resnext29"),
+        (["--weights", "nothing.h5"], "'nothing.h5', which is no file"),
+        (["--freeze", "conv9"], "'conv9'"),
+    ],
+)
+def test_it_says_what_is_wrong(archive, tmp_path, options, message):
+    result = run("--data", archive, "--out", tmp_path / "run", *options)
+    assert result.returncode == 1
+    assert message in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_says_what_the_data_lacks(tmp_path):
+    np.savez(tmp_path / "data.npz", x_train=np.zeros(3))
+    result = run("--data", tmp_path / "data.npz", "--out", tmp_path / "run")
+    assert result.returncode == 1
+    message = result.stderr.splitlines()[-1]
+    assert "without x_test, y_test, y_train" in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"no archive"])
+def test_data_that_is_none_is_said_so(tmp_path, content):
+    path = tmp_path / "data.npz"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises((ValueError, OSError)) as caught:
+        data.load(path)
+    message = str(caught.value)
+    assert message.startswith("--data must be an .npz file")
+    assert str(path) in message
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    def fail(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    resume.write(tmp_path / "file", "old")
+    with pytest.raises(OSError, match="disk full"):
+        resume.write(tmp_path / "file", fail)
+    assert (tmp_path / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
