@@ -3,18 +3,14 @@
 import csv
 import dataclasses
 import json
-import os
 import pathlib
-import signal
 import subprocess
 import sys
-import time
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import load_file
 
 import keras_resnext
 from keras_resnext.registry import IMAGENET_MEAN, IMAGENET_STD
@@ -26,7 +22,6 @@ import augment  # noqa: E402
 import batches  # noqa: E402
 import data  # noqa: E402
 import recipes  # noqa: E402
-import resume  # noqa: E402
 import train  # noqa: E402
 
 QUICK = dataclasses.replace(recipes.RECIPES["quick"], batch_size=16)
@@ -373,188 +368,3 @@ def test_train(archive, arrays, tmp_path):
         assert picture.size == (1200, 350)
     _check_tensorboard(out / "tensorboard", rows)
     assert not list(out.glob("*.part*"))
-
-
-def _check_tensorboard(path, rows):
-    accumulator = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator"
-    )
-    events = accumulator.EventAccumulator(str(path)).Reload()
-    nodes = {node.name: node for node in events.Graph().node}
-    inside = [n for n in nodes if n.startswith("resnext29/conv2/block1/")]
-    assert "resnext29/conv2/block1/2_conv" in inside
-    assert len(inside) == 12  # with the projection
-    add = nodes["resnext29/conv2/block1/add"]
-    assert set(add.input) == {
-        "resnext29/conv2/block1/0_bn",
-        "resnext29/conv2/block1/3_bn",
-    }
-    losses = [e.tensor_proto.float_val[0] for e in events.Tensors("loss")]
-    assert losses == pytest.approx([float(row["loss"]) for row in rows])
-
-
-def test_a_killed_training_ends_as_if_it_had_not_been(archive, tmp_path):
-    options = (
-        *("--data", archive, "--groups", 2, "--dtype", "float32"),
-        *("--sizes", 8, 12, 8, "--batch-size", 4, "--save-every", 1),
-        *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.9),
-        *("--learning-rate", 0.05),
-    )
-    whole, killed, other = (tmp_path / n for n in ("whole", "killed", "other"))
-    result = run(*options, "--out", whole)
-    assert result.returncode == 0, result.stderr
-
-    with subprocess.Popen(
-        command(*options, "--out", killed),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        while process.poll() is None:
-            if (killed / "state.npz").exists():
-                about, _ = state(killed)
-                if about["epoch"] > 0 and about["step"] > 0:
-                    process.send_signal(signal.SIGKILL)
-                    break
-            time.sleep(0.01)
-    assert process.returncode == -signal.SIGKILL
-    assert not (killed / "result.json").exists()
-    result = run(*options, "--out", killed)
-    assert result.returncode == 0, result.stderr
-    expected, found = state(whole)[1], state(killed)[1]
-    assert expected.keys() == found.keys()
-    for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array)
-    name = "weights.safetensors"
-    assert (killed / name).read_bytes() == (whole / name).read_bytes()
-    rows = [log(folder) for folder in (whole, killed)]
-    assert [row["epoch"] for row in rows[1]] == ["0", "1", "2"]
-    for one, two in zip(*rows, strict=True):
-        one.pop("seconds"), two.pop("seconds")
-        assert one == two
-
-    result = run(*options, "--out", other, "--seed", 1)
-    assert result.returncode == 0, result.stderr
-    assert (other / name).read_bytes() != (whole / name).read_bytes()
-
-    result = run(*options, "--out", whole, "--seed", 1)
-    assert result.returncode == 1
-    message = result.stderr.splitlines()[-1]
-    assert "Received: seed was 0 and is 1 in" in message
-
-
-def test_it_trains_on_jax_without_tensorflow(archive, tmp_path):
-    pytest.importorskip("jax")
-    script = command(
-        *("--data", archive, "--out", tmp_path / "run", "--groups", 2),
-        *("--sizes", 8, "--epochs", 1, "--batch-size", 16),
-        *("--dtype", "float32", "--cutmix", 1),
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", BARE, *script[1:]],
-        env=os.environ | {"KERAS_BACKEND": "jax"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert len(log(tmp_path / "run")) == 1
-    stored = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert "jax" in stored["versions"]
-
-
-def test_fine_tuning(folder, tmp_path):
-    options = (
-        *("--data", folder, "--recipe", "finetune", "--weights", "cifar10"),
-        *("--sizes", 16, "--batch-size", 8, "--dtype", "float32"),
-    )
-    out = tmp_path / "frozen"
-    result = run(*options, "--out", out, "--freeze", "conv4", "--epochs", 3)
-    assert result.returncode == 0, result.stderr
-    assert "times faster" in result.stdout
-    assert float(log(out)[-1]["val_accuracy"]) > 0.6
-    tuned = load_file(out / "weights.safetensors")
-    assert tuned["predictions/kernel"].shape == (1024, 3)
-    same = [np.array_equal(a, b) for a, b in _pairs(tuned)]
-    assert len(same) > 100 and all(same)
-
-    # Then everything is trained, at a lower rate.
-    result = run(
-        *(*options, "--out", tmp_path / "both", "--epochs", 1),
-        *("--unfreeze-epochs", 1, "--unfreeze-lr", 0.01),
-    )
-    assert result.returncode == 0, result.stderr
-    about, arrays = state(tmp_path / "both")
-    assert (about["phase"], about["epoch"]) == (1, 2)
-    assert len(arrays) > len(state(out)[1])
-    tuned = load_file(tmp_path / "both" / "weights.safetensors")
-    assert not all(np.array_equal(a, b) for a, b in _pairs(tuned))
-
-
-def _pairs(tuned):
-    """Yields each array of the network that ships, and the tuned one."""
-    path = pathlib.Path(keras_resnext.__file__).parent
-    shipped = load_file(path / "resnext29_cifar10.safetensors")
-    for name, array in shipped.items():
-        if not name.startswith("predictions"):
-            yield array, tuned[name]
-
-
-def test_partly_frozen_networks_see_augmented_pictures(split):
-    recipe = dataclasses.replace(recipes.RECIPES["finetune"], freeze="conv2")
-    model = keras_resnext.ResNeXt([1, 1], 2, 4, stem="cifar", classes=3)
-    train.freeze(model, "conv2")
-    phase = train.Phase(recipe, 0, model, model, split, split)
-    assert train.with_features(phase) is phase
-    train.freeze(model, "backbone")
-    flipped = dataclasses.replace(recipe, flip=True)
-    phase = dataclasses.replace(phase, recipe=flipped)
-    assert train.with_features(phase) is phase
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--batch-size", "65"], "--batch-size 65 with 64 pictures"),
-        (["--model", "resnet18", "--groups", "2"], "belong to resnext29"),
-        (["--weights", "nothing.h5"], "'nothing.h5', which is no file"),
-        (["--freeze", "conv9"], "'conv9'"),
-    ],
-)
-def test_it_says_what_is_wrong(archive, tmp_path, options, message):
-    result = run("--data", archive, "--out", tmp_path / "run", *options)
-    assert result.returncode == 1
-    assert message in result.stderr.splitlines()[-1]
-    assert not (tmp_path / "run").exists()
-
-
-def test_train_says_what_the_data_lacks(tmp_path):
-    np.savez(tmp_path / "data.npz", x_train=np.zeros(3))
-    result = run("--data", tmp_path / "data.npz", "--out", tmp_path / "run")
-    assert result.returncode == 1
-    message = result.stderr.splitlines()[-1]
-    assert "without x_test, y_test, y_train" in message
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("content", [None, b"no archive"])
-def test_data_that_is_none_is_said_so(tmp_path, content):
-    path = tmp_path / "data.npz"
-    if content:
-        path.write_bytes(content)
-    with pytest.raises((ValueError, OSError)) as caught:
-        data.load(path)
-    message = str(caught.value)
-    assert message.startswith("--data must be an .npz file")
-    assert str(path) in message
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    def fail(file):
-        file.write(b"half")
-        raise OSError("disk full")
-
-    resume.write(tmp_path / "file", "old")
-    with pytest.raises(OSError, match="disk full"):
-        resume.write(tmp_path / "file", fail)
-    assert (tmp_path / "file").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
