@@ -273,7 +273,15 @@ class Stream:
             )
             for part, known in zip(parts, sample, strict=True):
                 part.set_shape(np.shape(known))
-            return plan.finish(*parts)
+            images, targets = plan.finish(*parts)
+            if len(images.shape) == 4 and len(set(plan.recipe.sizes)) > 1:
+                # One graph for all sizes. Else TensorFlow makes another one
+                # for the second, and a resumed training, for which it is the
+                # first, would round differently.
+                images = tf.compat.v1.placeholder_with_default(
+                    images, (images.shape[0], None, None, 3)
+                )
+            return images, targets
 
         batches = (
             tf.data.Dataset.range(first, plan.steps)

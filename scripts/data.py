@@ -266,6 +266,8 @@ class _Records(Sequence):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         return bytes(self.source[int(index)]["image"])
 
 

@@ -134,7 +134,8 @@ class Saver(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Writes the state where it is time to."""
         step = self.run.step + batch + 1
-        if step % self.every == 0:
+        steps = self.run.step + self.params["steps"]
+        if step % self.every == 0 and step < steps:  # the end has its own
             self._capture()
             self.run.write(step=step, **self.clock())
 

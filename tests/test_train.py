@@ -2,15 +2,20 @@
 
 import csv
 import dataclasses
+import io
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 import keras_resnext
 from keras_resnext.registry import IMAGENET_MEAN, IMAGENET_STD
@@ -22,6 +27,7 @@ import augment  # noqa: E402
 import batches  # noqa: E402
 import data  # noqa: E402
 import recipes  # noqa: E402
+import resume  # noqa: E402
 import train  # noqa: E402
 
 QUICK = dataclasses.replace(recipes.RECIPES["quick"], batch_size=16)
@@ -79,7 +85,7 @@ def archive(arrays, tmp_path_factory):
 def folder(arrays, tmp_path):
     """The test images in class folders, without a division in two."""
     path = tmp_path / "pictures"
-    names = np.array(["blue", "red", "green"])[arrays["y_test"]]
+    names = np.array(["red", "green", "blue"])[arrays["y_test"]]
     for i, (name, image) in enumerate(
         zip(names, arrays["x_test"], strict=True)
     ):
@@ -104,9 +110,9 @@ def test_a_folder_is_divided_by_its_files_names(folder, arrays):
     held = {pathlib.Path(path).name for path in test_split.images}
     # Where the folder is, and what else is in it, plays no part.
     moved = folder.rename(folder.with_name("moved"))
-    (moved / "red" / "0.png").unlink()
+    (moved / "red" / "2.png").unlink()
     _, again = data.load(moved)
-    assert {pathlib.Path(p).name for p in again.images} == held - {"0.png"}
+    assert {pathlib.Path(p).name for p in again.images} == held - {"2.png"}
     _, other = data.load(moved, seed=1)
     assert {pathlib.Path(p).name for p in other.images} != held
     path, label = again.images[0], again.labels[0]
@@ -121,10 +127,10 @@ def test_a_folder_may_have_its_own_division(folder):
     with pytest.raises(ValueError, match=r"must have val/ or test/, too"):
         data.load(root)
     (root / "val" / "red").mkdir(parents=True)
-    (root / "train" / "red" / "0.png").rename(root / "val" / "red" / "0.png")
+    (root / "train" / "red" / "2.png").rename(root / "val" / "red" / "2.png")
     train_split, test_split = data.load(root)
     assert len(train_split.images) == 31
-    assert test_split.images == [str(root / "val" / "red" / "0.png")]
+    assert test_split.images == [str(root / "val" / "red" / "2.png")]
     assert test_split.labels.tolist() == [2]
     (root / "val" / "red").rename(root / "val" / "pink")
     with pytest.raises(ValueError, match=r"classes of train/.*pink.*alone"):
@@ -132,17 +138,17 @@ def test_a_folder_may_have_its_own_division(folder):
 
 
 def test_corrupt_pictures_are_named(folder, capsys):
-    whole = (folder / "red" / "0.png").read_bytes()
-    (folder / "red" / "0.png").write_bytes(whole[: len(whole) // 2])
+    whole = (folder / "red" / "2.png").read_bytes()
+    (folder / "red" / "2.png").write_bytes(whole[: len(whole) // 2])
     (folder / "red" / "notes.txt").write_text("no picture")
     train_split, test_split = data.load(folder)
     assert len(train_split.images) + len(test_split.images) == 31
     lines = capsys.readouterr().err.splitlines()
     skipped = [line for line in lines if line.startswith("Skipped: ")]
     assert len(skipped) == 2
-    assert str(folder / "red" / "0.png") in skipped[0]
+    assert str(folder / "red" / "2.png") in skipped[0]
     assert str(folder / "red" / "notes.txt") in skipped[1]
-    with pytest.raises(ValueError, match=r"red.0\.png \(.*Remove it"):
+    with pytest.raises(ValueError, match=r"red.2\.png \(.*Remove it"):
         data.load(folder, on_corrupt="fail")
 
 
@@ -160,7 +166,7 @@ def test_too_little_to_learn_is_said(folder):
     with pytest.raises(ValueError, match=r"two classes\. Received: blue alone"):
         data.require_trainable(*data.load(folder))
     (folder / "green").mkdir()
-    folder.with_name("green").joinpath("1.png").rename(folder / "green/1.png")
+    folder.with_name("green").joinpath("0.png").rename(folder / "green/0.png")
     with pytest.raises(ValueError, match=r"none of green\. Add"):
         data.require_trainable(*data.load(folder))
 
@@ -181,6 +187,57 @@ def test_arrays_of_another_kind_are_refused(tmp_path, change, message):
     np.savez(tmp_path / "data.npz", **arrays)
     with pytest.raises(ValueError, match=message):
         data.load(tmp_path / "data.npz")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_tensorflow_datasets_are_read(tmp_path, file_format):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 255, (5, 8, 8, 3), dtype="uint8")
+
+    class Squares(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+        SHAPE = (8, 8, 3)
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(
+                    shape=self.SHAPE, encoding_format="png"
+                ),
+                "label": tfds.features.ClassLabel(names=["a", "b"]),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples(range(4))}
+
+        def _generate_examples(self, chosen):
+            for i in chosen:
+                yield i, {"image": pictures[i], "label": i % 2}
+
+    class Rectangles(Squares, skip_registration=True):
+        SHAPE = (None, None, 3)
+
+    for builder in (Squares, Rectangles):
+        builder(
+            data_dir=tmp_path, file_format=file_format
+        ).download_and_prepare()
+        name = f"tfds:{builder.__name__.lower()}"
+        # There is no part to test with.
+        parts = data.load(name, data_dir=tmp_path, holdout=0.25)
+        assert [len(part.images) for part in parts] == [3, 1]
+        assert parts[0].classes == ["a", "b"]
+        for part in parts:
+            for image, label in zip(part.images, part.labels, strict=True):
+                if builder is Rectangles:  # as many sizes are: encoded
+                    image = np.asarray(Image.open(io.BytesIO(image)))
+                (index,) = np.flatnonzero((pictures == image).all((1, 2, 3)))
+                assert label == index % 2
+    with pytest.raises(ValueError, match="Received: 'nothing'"):
+        data.load("tfds:nothing", data_dir=tmp_path)
 
 
 # Batches
@@ -334,6 +391,23 @@ def test_the_papers_rate_falls_to_a_tenth_twice():
         train.make_optimizer(wrong, 3000)
 
 
+def test_weights_decay_as_through_the_momentum():
+    recipe = dataclasses.replace(
+        recipes.RECIPES["paper_cifar"], weight_decay=1e-3
+    )
+    optimizer = train.make_optimizer(recipe, 3000)
+    kernel = keras.Variable(1.0, name="kernel")
+    for _ in range(300):
+        optimizer.apply([keras.ops.zeros(())], [kernel])
+    weight, velocity = 1.0, 0.0
+    for _ in range(300):  # torch.optim.SGD
+        gradient = 1e-3 * weight
+        velocity = 0.9 * velocity + gradient
+        weight -= 0.1 * (gradient + 0.9 * velocity)
+    assert weight == pytest.approx(0.74, abs=0.01)
+    assert float(kernel.numpy()) == pytest.approx(weight, abs=0.005)
+
+
 # The script
 
 
@@ -366,4 +440,197 @@ def test_train(archive, arrays, tmp_path):
     assert [row["epoch"] for row in rows] == ["0", "1"]
     with Image.open(out / "training.png") as picture:
         assert picture.size == (1200, 350)
+    _check_tensorboard(out / "tensorboard", rows)
     assert not list(out.glob("*.part*"))
+
+
+def _check_tensorboard(path, rows):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    events = accumulator.EventAccumulator(str(path)).Reload()
+    nodes = {node.name: node for node in events.Graph().node}
+    inside = [n for n in nodes if n.startswith("resnext29/conv2/block1/")]
+    assert "resnext29/conv2/block1/2_conv" in inside
+    assert len(inside) == 12  # with the projection
+    add = nodes["resnext29/conv2/block1/add"]
+    assert set(add.input) == {
+        "resnext29/conv2/block1/0_bn",
+        "resnext29/conv2/block1/3_bn",
+    }
+    losses = [e.tensor_proto.float_val[0] for e in events.Tensors("loss")]
+    assert losses == pytest.approx([float(row["loss"]) for row in rows])
+
+
+def test_a_killed_training_ends_as_if_it_had_not_been(archive, tmp_path):
+    options = (
+        *("--data", archive, "--groups", 2, "--dtype", "float32"),
+        *("--sizes", 8, 12, "--batch-size", 4, "--save-every", 1),
+        *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.9),
+        *("--learning-rate", 0.05),
+    )
+    whole, killed, other = (tmp_path / n for n in ("whole", "killed", "other"))
+    result = run(*options, "--out", whole)
+    assert result.returncode == 0, result.stderr
+
+    with subprocess.Popen(
+        command(*options, "--out", killed),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while process.poll() is None:
+            if (killed / "state.npz").exists():
+                about, _ = state(killed)
+                if about["epoch"] > 0 and about["step"] > 0:
+                    process.send_signal(signal.SIGKILL)
+                    break
+            time.sleep(0.01)
+    assert process.returncode == -signal.SIGKILL
+    assert not (killed / "result.json").exists()
+    result = run(*options, "--out", killed)
+    assert result.returncode == 0, result.stderr
+    expected, found = state(whole)[1], state(killed)[1]
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+    name = "weights.safetensors"
+    assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    rows = [log(folder) for folder in (whole, killed)]
+    assert [row["epoch"] for row in rows[1]] == ["0", "1"]
+    for one, two in zip(*rows, strict=True):
+        one.pop("seconds"), two.pop("seconds")
+        assert one == two
+
+    result = run(*options, "--out", other, "--seed", 1)
+    assert result.returncode == 0, result.stderr
+    assert (other / name).read_bytes() != (whole / name).read_bytes()
+
+    result = run(*options, "--out", whole, "--seed", 1)
+    assert result.returncode == 1
+    message = result.stderr.splitlines()[-1]
+    assert "Received: seed was 0 and is 1 in" in message
+
+
+def test_it_trains_on_jax_without_tensorflow(archive, tmp_path):
+    pytest.importorskip("jax")
+    script = command(
+        *("--data", archive, "--out", tmp_path / "run", "--groups", 2),
+        *("--sizes", 8, "--epochs", 1, "--batch-size", 16),
+        *("--dtype", "float32", "--cutmix", 1),
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", BARE, *script[1:]],
+        env=os.environ | {"KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(log(tmp_path / "run")) == 1
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert "jax" in stored["versions"]
+
+
+def test_fine_tuning(folder, tmp_path):
+    options = (
+        *("--data", folder, "--recipe", "finetune", "--weights", "cifar10"),
+        *("--sizes", 16, "--batch-size", 8, "--dtype", "float32"),
+    )
+    out = tmp_path / "frozen"
+    result = run(*options, "--out", out, "--freeze", "conv4", "--epochs", 3)
+    assert result.returncode == 0, result.stderr
+    assert "times faster" in result.stdout
+    assert float(log(out)[-1]["val_accuracy"]) > 0.6
+    tuned = load_file(out / "weights.safetensors")
+    assert tuned["predictions/kernel"].shape == (1024, 3)
+    same = [np.array_equal(a, b) for a, b in _pairs(tuned)]
+    assert len(same) > 100 and all(same)
+
+    # Then everything is trained, at a lower rate.
+    result = run(
+        *(*options, "--out", tmp_path / "both", "--epochs", 1),
+        *("--unfreeze-epochs", 1, "--unfreeze-lr", 0.01),
+    )
+    assert result.returncode == 0, result.stderr
+    about, arrays = state(tmp_path / "both")
+    assert (about["phase"], about["epoch"]) == (1, 2)
+    assert len(arrays) > len(state(out)[1])
+    tuned = load_file(tmp_path / "both" / "weights.safetensors")
+    assert not all(np.array_equal(a, b) for a, b in _pairs(tuned))
+
+
+def _pairs(tuned):
+    """Yields each array of the network that ships, and the tuned one."""
+    path = pathlib.Path(keras_resnext.__file__).parent
+    shipped = load_file(path / "resnext29_cifar10.safetensors")
+    for name, array in shipped.items():
+        if not name.startswith("predictions"):
+            yield array, tuned[name]
+
+
+def test_partly_frozen_networks_see_augmented_pictures(split):
+    recipe = dataclasses.replace(recipes.RECIPES["finetune"], freeze="conv2")
+    model = keras_resnext.ResNeXt([1, 1], 2, 4, stem="cifar", classes=3)
+    train.freeze(model, "conv2")
+    phase = train.Phase(recipe, 0, model, model, split, split)
+    assert train.with_features(phase) is phase
+    train.freeze(model, "backbone")
+    flipped = dataclasses.replace(recipe, flip=True)
+    phase = dataclasses.replace(phase, recipe=flipped)
+    assert train.with_features(phase) is phase
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch-size", "65"], "--batch-size 65 with 64 pictures"),
+        (["--model", "resnet18", "--groups", "2"], "belong to resnext29"),
+        (["--weights", "nothing.h5"], "'nothing.h5', which is no file"),
+        (["--freeze", "conv9"], "'conv9'"),
+        (
+            ["--recipe", "paper_cifar", "--warm-up", "0.1"],
+            "goes with --schedule cosine",
+        ),
+    ],
+)
+def test_it_says_what_is_wrong(archive, tmp_path, options, message):
+    result = run(
+        *("--data", archive, "--out", tmp_path / "run"),
+        *("--batch-size", 16, *options),
+    )
+    assert result.returncode == 1
+    assert message in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_says_what_the_data_lacks(tmp_path):
+    np.savez(tmp_path / "data.npz", x_train=np.zeros(3))
+    result = run("--data", tmp_path / "data.npz", "--out", tmp_path / "run")
+    assert result.returncode == 1
+    message = result.stderr.splitlines()[-1]
+    assert "without x_test, y_test, y_train" in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"no archive"])
+def test_data_that_is_none_is_said_so(tmp_path, content):
+    path = tmp_path / "data.npz"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises((ValueError, OSError)) as caught:
+        data.load(path)
+    message = str(caught.value)
+    assert message.startswith("--data must be an .npz file")
+    assert str(path) in message
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    def fail(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    resume.write(tmp_path / "file", "old")
+    with pytest.raises(OSError, match="disk full"):
+        resume.write(tmp_path / "file", fail)
+    assert (tmp_path / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
