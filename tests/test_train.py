@@ -1,5 +1,6 @@
 """Training: its data, recipes and batches, and the script as users run it."""
 
+import argparse
 import csv
 import dataclasses
 import io
@@ -26,6 +27,7 @@ sys.path.insert(0, str(SCRIPTS))
 import augment  # noqa: E402
 import batches  # noqa: E402
 import data  # noqa: E402
+import distribute  # noqa: E402
 import recipes  # noqa: E402
 import resume  # noqa: E402
 import train  # noqa: E402
@@ -411,15 +413,28 @@ def test_weights_decay_as_through_the_momentum():
 # The script
 
 
-def test_train(archive, arrays, tmp_path):
-    out = tmp_path / "run"
-    result = run(
-        *("--data", archive, "--out", out, "--groups", 2),
-        *("--sizes", 8, 16, "--batch-size", 16),
-        *("--dtype", "float32", "--learning-rate", 0.05),
+@pytest.fixture(scope="module")
+def options(archive):
+    return (
+        *("--data", archive, "--groups", 2, "--dtype", "float32"),
+        *("--sizes", 8, 16, "--batch-size", 8, "--save-every", 1),
+        *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.9),
+        *("--learning-rate", 0.05),
     )
+
+
+@pytest.fixture(scope="module")
+def trained(options, tmp_path_factory):
+    """Folder of a complete run, and what it printed."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    result = run(*options, "--out", out)
     assert result.returncode == 0, result.stderr
-    assert "Waiting for data: " in result.stdout
+    return out, result.stdout
+
+
+def test_train(trained, arrays):
+    out, output = trained
+    assert "Waiting for data: " in output
     stored = json.loads((out / "result.json").read_text())
     x = keras_resnext.preprocess_input(arrays["x_test"])
     for source in ("weights.safetensors", "model.keras"):
@@ -462,17 +477,10 @@ def _check_tensorboard(path, rows):
     assert losses == pytest.approx([float(row["loss"]) for row in rows])
 
 
-def test_a_killed_training_ends_as_if_it_had_not_been(archive, tmp_path):
-    options = (
-        *("--data", archive, "--groups", 2, "--dtype", "float32"),
-        *("--sizes", 8, 12, "--batch-size", 4, "--save-every", 1),
-        *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.9),
-        *("--learning-rate", 0.05),
-    )
-    whole, killed, other = (tmp_path / n for n in ("whole", "killed", "other"))
-    result = run(*options, "--out", whole)
-    assert result.returncode == 0, result.stderr
-
+def test_a_killed_training_ends_as_if_it_had_not_been(
+    options, trained, tmp_path
+):
+    whole, killed, other = trained[0], tmp_path / "killed", tmp_path / "other"
     with subprocess.Popen(
         command(*options, "--out", killed),
         stdout=subprocess.DEVNULL,
@@ -568,29 +576,36 @@ def _pairs(tuned):
             yield array, tuned[name]
 
 
+def test_groups_belong_to_the_net_for_small_images():
+    args = argparse.Namespace(
+        model="resnet18",
+        groups=2,
+        width_per_group=None,
+        weights=None,
+        accept_noncommercial=False,
+    )
+    with pytest.raises(ValueError, match="belong to resnext29"):
+        train.build(args, QUICK, 3)
+
+
 def test_partly_frozen_networks_see_augmented_pictures(split):
     recipe = dataclasses.replace(recipes.RECIPES["finetune"], freeze="conv2")
     model = keras_resnext.ResNeXt([1, 1], 2, 4, stem="cifar", classes=3)
     train.freeze(model, "conv2")
     phase = train.Phase(recipe, 0, model, model, split, split)
-    assert train.with_features(phase) is phase
+    single = distribute.Single()
+    assert train.with_features(phase, single) is phase
     train.freeze(model, "backbone")
     flipped = dataclasses.replace(recipe, flip=True)
     phase = dataclasses.replace(phase, recipe=flipped)
-    assert train.with_features(phase) is phase
+    assert train.with_features(phase, single) is phase
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--batch-size", "65"], "--batch-size 65 with 64 pictures"),
-        (["--model", "resnet18", "--groups", "2"], "belong to resnext29"),
-        (["--weights", "nothing.h5"], "'nothing.h5', which is no file"),
         (["--freeze", "conv9"], "'conv9'"),
-        (
-            ["--recipe", "paper_cifar", "--warm-up", "0.1"],
-            "goes with --schedule cosine",
-        ),
     ],
 )
 def test_it_says_what_is_wrong(archive, tmp_path, options, message):
