@@ -467,11 +467,11 @@ def _check_tensorboard(path, rows):
     nodes = {node.name: node for node in events.Graph().node}
     inside = [n for n in nodes if n.startswith("resnext29/conv2/block1/")]
     assert "resnext29/conv2/block1/2_conv" in inside
-    assert len(inside) == 12  # with the projection
+    assert len(inside) == 13  # with the projection and stochastic depth
     add = nodes["resnext29/conv2/block1/add"]
     assert set(add.input) == {
         "resnext29/conv2/block1/0_bn",
-        "resnext29/conv2/block1/3_bn",
+        "resnext29/conv2/block1/drop",
     }
     losses = [e.tensor_proto.float_val[0] for e in events.Tensors("loss")]
     assert losses == pytest.approx([float(row["loss"]) for row in rows])
