@@ -58,7 +58,7 @@ def overlays(examples, title, path):
     plt = _pyplot()
     columns = 4
     rows = -(-len(examples) // columns)
-    figure = plt.figure(figsize=(14, 0.5 + 2.3 * rows), layout="constrained")
+    figure = plt.figure(figsize=(14, 0.4 + 2.05 * rows), layout="constrained")
     figure.suptitle(title)
     cells = figure.subfigures(rows, columns, squeeze=False).ravel()
     for cell, (picture, heat, caption) in zip(cells, examples, strict=False):

@@ -1,0 +1,161 @@
+"""Pictures of what was learnt, and the pyramid of README at work."""
+
+import base64
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_resnext
+
+ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow",
+    reason="Grad-CAM uses TensorFlow's tape",
+)
+for package in ("matplotlib", "sklearn"):
+    pytest.importorskip(package, reason="pip install '.[examples]'")
+
+
+def explain(*arguments):
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts/explain.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Gives the path of a network of two classes: less red, or more."""
+    base = keras_resnext.ResNeXt(
+        (1, 1), 2, 4, include_top=False, stem="cifar", pooling="avg"
+    )
+    network = keras.Sequential([base, keras.layers.Dense(2, "softmax")])
+    path = tmp_path_factory.mktemp("run") / "model.keras"
+    network.save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Gives a folder of two classes, with a file that is no picture."""
+    random = np.random.default_rng(0)
+    for name in ("blue", "red"):
+        for i in range(12):
+            file = tmp_path / "data" / name / f"{name}{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 255, (16, 16, 3), "uint8")
+            Image.fromarray(pixels).save(file)
+    (tmp_path / "data" / "red" / "broken.png").write_bytes(b"no picture")
+    return tmp_path / "data"
+
+
+def test_page(model, folder, tmp_path):
+    log = model.with_name("log.csv")
+    log.write_text(
+        "epoch,loss,val_loss,accuracy,val_accuracy,learning_rate\n"
+        "0,1,1.2,0.5,0.4,0.1\n1,0.8,1.1,0.6,0.5,0.05\n"
+    )
+    out = tmp_path / "out"
+    options = ("--size", 16, "--data", folder, "--holdout", 0.5)
+    result = explain(model, *options, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert "Skipped: " in result.stderr and "broken.png" in result.stderr
+    names = {"worst.png", "best.png", "confusion.png", "training.png"}
+    assert {f.name for f in out.iterdir()} == names | {"explain.html"}
+    page = (out / "explain.html").read_text()
+    inside = {
+        base64.b64decode(text)
+        for text in re.findall(r"data:image/png;base64,([^\"]+)", page)
+    }
+    assert inside == {(out / name).read_bytes() for name in names}
+    right = re.search(r"([\d.]+)% of the test pictures", result.stdout)[0]
+    assert right in page
+    log.unlink()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(size=None), r"--size must be given .* --size=None\. Pass"),
+        (dict(model="other"), r"a \.keras file or resnext29\. Received: other"),
+        (dict(model="resnext29"), r"2 classes for 10 outputs\. Pass"),
+        (dict(holdout=0), r"pictures to test with\. Received: 0 pictures\. A"),
+        (dict(on_corrupt="fail"), r"Received: .*broken\.png \(.*\)\. Remove"),
+        (dict(data="one"), r"Received: 1 classes for 2 outputs\. Pass"),
+        (dict(data="empty"), r"Received: .*void without any\. Add some"),
+        (dict(data="nowhere"), r"Received: nowhere, .* Check the path"),
+    ],
+)
+def test_bad_input(options, message, model, folder, tmp_path):
+    given = dict(model=model, size=16, data=folder, on_corrupt="skip")
+    given |= dict(holdout=0.5) | options
+    if given["data"] == "one":
+        (folder / "blue").rename(tmp_path / "blue")
+        given["data"] = folder
+    elif given["data"] == "empty":
+        (folder / "void").mkdir()
+        given["data"] = folder
+    arguments = [given.pop("model"), "--out", tmp_path / "out"]
+    for name, value in given.items():
+        if value is not None:
+            arguments += [f"--{name.replace('_', '-')}", value]
+    result = explain(*arguments)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert re.search(message, result.stderr.splitlines()[-1])
+    assert not (tmp_path / "out").exists()
+
+
+def test_heat_maps(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import explain as script
+
+    # Pooling and one dense layer: the gradient is known without a tape.
+    base = keras_resnext.ResNeXt(
+        (1, 1), 2, 4, include_top=False, stem="cifar", pooling="avg"
+    )
+    top = keras.layers.Dense(3, "softmax")
+    random = np.random.default_rng(0)
+    top.build((None, 512))
+    # Something speaks for each class, and something against it.
+    top.kernel.assign(random.uniform(-0.8, 1, (512, 3)))
+    x = random.standard_normal((3, 16, 16, 3), "float32")
+    classes = np.array([2, 0, 1])
+    for network in (
+        keras.Sequential([base, top]),
+        keras.Model(base.inputs[0], top(base.output)),
+    ):
+        found = script.grad_cam(network, x, classes)
+        assert network.layers[-1].activation is keras.activations.softmax
+        maps = keras_resnext.transfer.features(base, ["conv3"])(x)["conv3"]
+        kernel = keras.ops.convert_to_numpy(top.kernel)
+        heat = np.einsum("nhwc,cn->nhw", np.asarray(maps), kernel[:, classes])
+        heat = np.maximum(heat, 0)
+        heat /= heat.max((1, 2), keepdims=True)
+        np.testing.assert_allclose(found, heat, atol=1e-4)
+
+
+def test_pyramid_of_readme_trains():
+    text = (ROOT / "README.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (block,) = (b for b in blocks if "transfer.features" in b)
+    scope = {
+        "keras": keras,
+        "keras_resnext": keras_resnext,
+        "transfer": keras_resnext.transfer,
+        "images": np.random.default_rng(0).random((2, 64, 64, 3), "float32"),
+        "masks": np.arange(2 * 64 * 64).reshape(2, 64, 64) // 32 % 2,
+    }
+    exec(block.replace('weights="imagenet"', "weights=None"), scope)
+    losses = scope["history"].history["loss"]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+    assert losses[1] != losses[0]
+    assert scope["model"](scope["images"]).shape == (2, 64, 64, 2)
