@@ -1,5 +1,6 @@
 """What travels to a GPU machine arrives whole or not at all."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -82,3 +83,53 @@ def test_needs_the_standard_library_only(folder, tmp_path):
     )
     assert result.returncode == 1
     assert result.stderr.startswith("A folder with parts.json is required.")
+
+
+def test_make_takes_all_along(tmp_path, monkeypatch):
+    commands = []
+
+    def pip(*arguments):  # stands in for the package index
+        commands.append([str(argument) for argument in arguments])
+        if arguments[0] == "wheel":
+            wheels = arguments[arguments.index("--wheel-dir") + 1]
+            wheels.mkdir()
+            (wheels / "keras_resnext-0.1.0-py3-none-any.whl").touch()
+
+    monkeypatch.setattr(gpu_bundle, "pip", pip)
+    (tmp_path / "data.npz").write_bytes(b"pixels")
+    out, back = tmp_path / "parts", tmp_path / "back"
+    gpu_bundle.make("3.12", [tmp_path / "data.npz"], out, mib=60)
+    subprocess.run(
+        [
+            *(sys.executable, "-S", "-E", out / "gpu_bundle.py", "unpack"),
+            *(out, "--into", back),
+        ],
+        check=True,
+    )
+    wheel, download = commands
+    assert wheel[0] == "wheel" and download[0] == "download"
+    assert {"--python-version=3.12", "--only-binary=:all:"} <= set(download)
+    assert any(name.endswith("none-any.whl") for name in download)
+    assert (back / "data" / "data.npz").read_bytes() == b"pixels"
+    for path in ("scripts/train.py", "tests/torch_reference.py"):
+        assert (back / path).read_bytes() == (
+            SCRIPTS.parent / path
+        ).read_bytes()
+
+
+def test_compare_trains_the_reference():
+    pytest.importorskip("torch")
+    result = subprocess.run(
+        [
+            *(sys.executable, SCRIPTS / "gpu_compare.py", "--side", "torch"),
+            *("--groups", "2", "--batch-size", "4", "--size", "8"),
+            *("--steps", "1", "--repeats", "1"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["images_per_second"] > 0
+    assert found["on"].startswith("PyTorch ")
