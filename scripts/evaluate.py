@@ -305,7 +305,7 @@ def main():
         path = args.out / "confusion.png"
         pictures.confusion(labels, predictions, split.classes, path)
     except ImportError as error:  # the numbers count without it, too
-        print(f"No confusion.png: {error}. Run `pip install '.[examples]'`.")
+        print(f"No confusion.png: {error}. Run `pip install '.[train]'`.")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def share(strategy, images, labels):
 
     pairs = [(part(x), part(y)) for x, y in zip(images, labels, strict=True)]
     if keras.backend.backend() == "jax":
-        return iter(pairs)
+        return (pair for pair in pairs)
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensor_slices(

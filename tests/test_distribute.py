@@ -6,10 +6,13 @@ import pathlib
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 
 import keras
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import keras_resnext
 
@@ -62,30 +65,42 @@ def cluster():
     ]
 
 
-def begin(*command, **environment):
-    """Starts Python in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | environment,
-    )
+@pytest.fixture
+def begin():
+    """Starts Python in a process of its own; none outlives the test."""
+    started = []
+
+    def begin(*command, **environment):
+        # A file, as a pipe that nobody reads can fill up.
+        output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+        )
+        started.append((process, output))
+        return process
+
+    yield begin
+    for process, output in started:
+        process.kill()
+        process.wait()
+        output.seek(0)
+        print(output.read())  # which pytest shows if the test fails
+        output.close()
 
 
 def end(*processes):
-    """Waits until all have ended well."""
-    for process in processes:
-        output, _ = process.communicate()
-        assert process.returncode == 0, output
+    """Waits until all have ended, and well."""
+    assert [process.wait() for process in processes] == [0] * len(processes)
 
 
-def replicas(strategy, devices, start, out, **environment):
-    """Starts replicas.py."""
-    return begin(
+def replicas(strategy, devices, start, out):
+    """Returns the command line that runs replicas.py."""
+    return (
         *(TESTS / "replicas.py", strategy, devices),
         *(start["batches"], start["weights"], out),
-        **environment,
     )
 
 
@@ -150,14 +165,88 @@ tensorflow_only = pytest.mark.skipif(
 
 
 @tensorflow_only
-def test_two_devices_and_two_workers(start, tmp_path):
+def test_two_devices_and_two_workers(begin, start, tmp_path):
     paths = [tmp_path / f"{name}.npz" for name in ("devices", "zero", "one")]
-    processes = [replicas("mirrored", 2, start, paths[0])]
+    processes = [begin(*replicas("mirrored", 2, start, paths[0]))]
     processes += [
-        replicas("multi_worker", 1, start, path, TF_CONFIG=config)
+        begin(*replicas("multi_worker", 1, start, path), TF_CONFIG=config)
         for path, config in zip(paths[1:], cluster(), strict=True)
     ]
     losses, model = by_hand(start)
     end(*processes)
     for path in paths:
         check(path, losses, model)
+
+
+def test_two_jax_devices_are_as_one(begin, start, tmp_path):
+    pytest.importorskip("jax")
+    paths = [tmp_path / f"{count}.npz" for count in (1, 2)]
+    end(
+        *(
+            begin(
+                *replicas("mirrored", count, start, path), KERAS_BACKEND="jax"
+            )
+            for count, path in zip((1, 2), paths, strict=True)
+        )
+    )
+    with np.load(paths[0]) as one, np.load(paths[1]) as two:
+        assert one.files == two.files
+        for name in one.files:
+            np.testing.assert_allclose(
+                two[name], one[name], 1e-3, 1e-4, err_msg=name
+            )
+
+
+@tensorflow_only
+def test_workers_go_on_after_kill(begin, tmp_path):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (96, 8, 8, 3), dtype="uint8")
+    labels = np.arange(96) % 3
+    np.savez(
+        tmp_path / "data.npz",
+        **{"x_train": images[:80], "y_train": labels[:80]},
+        **{"x_test": images[80:], "y_test": labels[80:]},
+    )
+
+    def train(out):
+        return [
+            begin(
+                *(TRAIN, "--data", tmp_path / "data.npz", "--out", out),
+                # A new classifier alone, on features: quick.
+                *("--recipe", "finetune", "--weights", "cifar10"),
+                *("--sizes", 8, "--epochs", 3, "--batch-size", 16),
+                *("--dtype", "float32", "--save-every", 1),
+                *("--strategy", "multi_worker"),
+                TF_CONFIG=config,
+            )
+            for config in cluster()
+        ]
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    end(*train(whole))
+    workers = train(cut)
+    while not (cut / "state.npz").exists():
+        assert [worker.poll() for worker in workers] == [None, None]
+        time.sleep(0.02)
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+    assert not (cut / "result.json").exists()
+    end(*train(cut))
+    once = load_file(whole / "weights.safetensors")
+    again = load_file(cut / "weights.safetensors")
+    assert once.keys() == again.keys()
+    for name, array in once.items():
+        np.testing.assert_array_equal(again[name], array, name)
+    log = (cut / "log.csv").read_text().splitlines()
+    assert len(log) == 1 + 3  # a header and the chief's epochs, once each
+
+
+@pytest.mark.parametrize("config", ["", "{}", '{"cluster": {"worker": []}}'])
+def test_multi_worker_needs_a_cluster(monkeypatch, config):
+    monkeypatch.syspath_prepend(TRAIN.parent)
+    import distribute
+
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(ValueError, match=r"Received: (TF_CONFIG|multi_worker)"):
+        distribute.choose("multi_worker")
