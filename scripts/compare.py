@@ -279,17 +279,21 @@ def draw(path, title, sections):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = max(map(len, sections.values()))
+    columns = min(2, len(sections))
+    rows = -(-len(sections) // columns)
+    bars = max(map(len, sections.values()))
     figure, axes = plt.subplots(
-        1,
-        len(sections),
-        figsize=(1.5 + 4.5 * len(sections), 1.6 + 0.34 * rows),
+        rows,
+        columns,
+        figsize=(6.5 * columns, (1.2 + 0.3 * bars) * rows),
         layout="constrained",
         squeeze=False,
     )
+    for axis in axes.ravel()[len(sections) :]:
+        axis.remove()  # where the number of sections is odd
     figure.suptitle(f"{title}: milliseconds of an image, shorter is better")
     for axis, (name, results) in zip(
-        axes.ravel(), sections.items(), strict=True
+        axes.ravel(), sections.items(), strict=False
     ):
         _draw_bars(axis, name, sorted(results, key=lambda r: r.ms))
     figure.savefig(path, dpi=110)

@@ -8,11 +8,13 @@ in the process that measures them.
 
 import dataclasses
 import importlib.metadata
+import json
 import os
 import pathlib
 import resource
 import statistics
 import time
+import types
 from collections.abc import Callable
 
 import numpy as np
@@ -117,13 +119,8 @@ def turn(seconds):
 
 def _set_up(backend):
     os.environ["KERAS_BACKEND"] = backend
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Several of these processes share a GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.threading.set_intra_op_parallelism_threads(THREADS)
 
 
 def prepare(task, artifacts=(), backend="tensorflow"):
@@ -145,6 +142,8 @@ def prepare(task, artifacts=(), backend="tensorflow"):
     import torch_resnext
 
     row = _architecture(task.network)
+    facts = json.dumps(dataclasses.asdict(row))
+    (task.folder / "network.json").write_text(facts)
     net = torch_resnext.Net(row, row.groups, row.classes)
     safetensors.torch.save_file(
         torch_resnext.randomise(net).state_dict(),
@@ -213,6 +212,12 @@ def _architecture(network):
     return ARCHITECTURES[network]
 
 
+def _network(task):
+    """Returns the architecture; the registry would import Keras, too."""
+    text = (task.folder / "network.json").read_text()
+    return types.SimpleNamespace(**json.loads(text))
+
+
 def _photographs(side):
     from keras_resnext import eval_transform
     from keras_resnext.formats import PICTURES
@@ -231,7 +236,7 @@ def _images(task, count=None):
 def _steps(task):
     """Returns images and labels of one training call."""
     images = np.concatenate([_images(task)] * STEPS)
-    return images, np.arange(len(images)) % _architecture(task.network).classes
+    return images, np.arange(len(images)) % _network(task).classes
 
 
 # --- Keras -------------------------------------------------------------------
@@ -241,7 +246,7 @@ def keras_model(task, stock=False):
     """Builds the network; of Keras's own layers where `stock`."""
     import keras_resnext
 
-    row = _architecture(task.network)
+    row = _network(task)
     model = keras_resnext.ResNeXt(
         row.depths,
         row.groups,
@@ -307,13 +312,39 @@ def keras_fit(task, policy="float32"):
 # --- Exported artifacts ------------------------------------------------------
 
 
-def exported(task, format, precision):
-    """An artifact as this package's `export` runs it to prove it."""
-    from keras_resnext.formats import FORMATS
+def saved_model(task, precision):
+    """TensorFlow on our export, loaded without any option."""
+    import tensorflow as tf
 
-    _, run = FORMATS[format].load(artifact(task, format, precision))
+    path = str(artifact(task, "saved_model", precision))
+    model, images = tf.saved_model.load(path), _images(task)
+
+    def run(model=model):  # else its variables are collected
+        call = model.signatures["serving_default"]
+        return call(tf.constant(images))["outputs"].numpy()
+
+    return run
+
+
+def litert(task, precision):
+    """LiteRT's interpreter on our export."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(
+        str(artifact(task, "litert", precision)), num_threads=THREADS
+    )
     images = _images(task)
-    return lambda: run(images)
+    (image,) = interpreter.get_input_details()
+    (output,) = interpreter.get_output_details()
+    interpreter.resize_tensor_input(image["index"], images.shape)
+    interpreter.allocate_tensors()
+
+    def run():
+        interpreter.set_tensor(image["index"], images)
+        interpreter.invoke()
+        return interpreter.get_tensor(output["index"])
+
+    return run
 
 
 def onnxruntime(task):
@@ -389,7 +420,7 @@ def _torch(task, channels_last, compiled):
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(THREADS)
-    row = _architecture(task.network)
+    row = _network(task)
     net = torch_resnext.Net(row, row.groups, row.classes)
     net.load_state_dict(
         safetensors.torch.load_file(task.folder / "weights.safetensors")
@@ -461,13 +492,13 @@ def _ours(key, name, make, precision="float32", **options):
     return Contender(key, name, make, precision, options, ours=True)
 
 
-def _ours_exported(format, precision, name):
+def _ours_exported(format, name, make, precision):
     return Contender(
         f"{format}_{precision}",
-        f"{name}, {precision}",
-        exported,
+        name,
+        make,
         precision,
-        {"format": format, "precision": precision},
+        {"precision": precision},
         ours=True,
         artifact=(format, precision),
     )
@@ -480,14 +511,14 @@ INFERENCE = (
     _ours("predict", "Keras predict", keras_predict),
     _ours(
         "predict_bfloat16",
-        "Keras predict, mixed_bfloat16",
+        "Keras predict, mixed",
         keras_predict,
         "bfloat16",
         **_BF16,
     ),
-    _ours_exported("saved_model", "float32", "SavedModel"),
-    _ours_exported("saved_model", "bfloat16", "SavedModel"),
-    _ours_exported("litert", "int8", "LiteRT"),
+    _ours_exported("saved_model", "SavedModel", saved_model, "float32"),
+    _ours_exported("saved_model", "SavedModel", saved_model, "bfloat16"),
+    _ours_exported("litert", "LiteRT", litert, "int8"),
     Contender(
         "onnxruntime",
         "ONNX Runtime, our export",
@@ -505,7 +536,7 @@ INFERENCE = (
     ),
     Contender(
         "openvino_bfloat16",
-        "OpenVINO, our export, its default",
+        "OpenVINO, our export, by default",
         openvino,
         "bfloat16",
         goal=1.0,
@@ -546,7 +577,7 @@ TRAINING = (
     _ours("fit", "Keras fit", keras_fit),
     _ours(
         "fit_bfloat16",
-        "Keras fit, mixed_bfloat16",
+        "Keras fit, mixed",
         keras_fit,
         "bfloat16",
         **_BF16,
