@@ -732,7 +732,7 @@ def test_command_line_fills_a_network_with_random_weights():
     )
     transform = eval_transform(row)
     scores = model(np.stack([transform(path) for path in formats.PICTURES]))
-    assert np.asarray(scores).max() > 0.5
+    assert np.asarray(scores).max() > 0.3  # a fresh one: 0.12
     assert not np.any(model.get_layer("conv1_bn").moving_mean == 0)
 
 
