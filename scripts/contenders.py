@@ -9,10 +9,12 @@ in the process that measures them.
 import dataclasses
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import pathlib
 import resource
 import statistics
+import threading
 import time
 import types
 from collections.abc import Callable
@@ -118,9 +120,18 @@ def turn(seconds):
 
 
 def _set_up(backend):
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=[parent], daemon=True).start()
     os.environ["KERAS_BACKEND"] = backend
     # Several of these processes share a GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+def _end_with(parent):
+    """Ends this process with its parent; a killed one could not do so."""
+    parent.join()
+    os._exit(1)
 
 
 def prepare(task, artifacts=(), backend="tensorflow"):
