@@ -1,32 +1,55 @@
-"""Measures the grouped convolution against the one that Keras ships.
+"""Measures this package beside others, on the machine at hand.
 
+    python scripts/benchmark.py compare
+    python scripts/benchmark.py compare --batches 1 --only predict torch
+    python scripts/benchmark.py growth
+    python scripts/benchmark.py threads
+    python scripts/benchmark.py gpu
     python scripts/benchmark.py layer
     python scripts/benchmark.py step
     TF_ENABLE_ONEDNN_OPTS=0 python scripts/benchmark.py step
 
+`compare` times ResNeXt-50's inference and training, ours and others': PyTorch,
+ONNX Runtime, OpenVINO, and Keras's own layers. Each is a process of its own,
+and all have their turns one after the other, round by round: a machine's speed
+drifts, the ratio of neighbours does not. Before, each has to compute what
+PyTorch does. Writes compare.md, compare.png and compare.json into --out.
+`growth` tells how the time grows with the batch, the images and the
+cardinality, and which share of the arithmetic peak that is.
+`threads` serves the SavedModel with several numbers of threads.
+`gpu` compares Keras on JAX and on torch with PyTorch, on a GPU if there is one.
+
 `layer` times a 3x3 convolution of 128 channels in 32 groups on 8 feature maps
 of 56x56; `step` a whole training step of ResNeXt-50 on 8 images of 224x224,
 through `compile` and `fit` with their defaults. Both sides run in turns in
-this process, and what counts is the ratio of the medians: a machine's speed
-drifts, the ratio of neighbours does not. Takes one and ten minutes on two
-cores: Keras's side is that slow.
+one process. Takes one and ten minutes on two cores: Keras's side is that slow.
 """
 
 import argparse
+import dataclasses
 import os
+import pathlib
 import platform
 import statistics
+import sys
+import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import keras
+import contenders
 import numpy as np
-import tensorflow as tf
 import tqdm
-
-import keras_resnext
-from keras_resnext.layers import BatchNormalization, GroupedConv2D
+from compare import (
+    describe,
+    machine,
+    measure,
+    process,
+    replace,
+    table,
+    write,
+)
+from growth import SERIES, growth
 
 
 def milliseconds(function):
@@ -36,7 +59,7 @@ def milliseconds(function):
     return 1000 * (time.perf_counter() - start)
 
 
-def compare(name, stock, ours, repeats):
+def in_turns(name, stock, ours, repeats):
     """Times two functions in turns and prints one row of a table."""
     stock(), ours()  # traces and compiles
     times = [
@@ -47,11 +70,27 @@ def compare(name, stock, ours, repeats):
     print(f"| {name} | {a:,.1f} | {b:,.1f} | {a / b:,.1f} |", flush=True)
 
 
+def print_head():
+    """Prints the versions and the head of the table of `in_turns`."""
+    import keras
+    import tensorflow as tf
+
+    print(
+        f"Keras {keras.__version__}, TensorFlow {tf.__version__}, "
+        f"{platform.machine()}, {os.cpu_count()} CPUs, "
+        f"TF_ENABLE_ONEDNN_OPTS={os.environ.get('TF_ENABLE_ONEDNN_OPTS')}\n"
+    )
+    print("| | Conv2D, ms | GroupedConv2D, ms | ratio |")
+    print("|---|---|---|---|")
+
+
 def layer_functions(layer_class):
     """Returns the forward pass of one layer and the gradient of its kernel.
 
     Both are functions without arguments.
     """
+    import tensorflow as tf
+
     random = np.random.default_rng(0)
     x = tf.constant(random.standard_normal((8, 56, 56, 128)), "float32")
     layer = layer_class(128, 3, padding="same", groups=32, use_bias=False)
@@ -72,59 +111,212 @@ def layer_functions(layer_class):
     return forward, gradient
 
 
-def layer():
+def layer(_):
     """Times one layer."""
+    import keras
+
+    from keras_resnext.layers import GroupedConv2D
+
+    print_head()
     forward, gradient = layer_functions(GroupedConv2D)
     stock_forward, stock_gradient = layer_functions(keras.layers.Conv2D)
-    compare("forward", stock_forward, forward, repeats=15)
-    compare("gradient of the kernel", stock_gradient, gradient, repeats=3)
+    in_turns("forward", stock_forward, forward, repeats=15)
+    in_turns("gradient of the kernel", stock_gradient, gradient, repeats=3)
 
 
-def with_stock_layers(model):
-    """Returns the same network of the layers that Keras ships."""
-
-    def stock(layer):
-        config = layer.get_config()
-        if isinstance(layer, GroupedConv2D):
-            return keras.layers.Conv2D.from_config(config)
-        if isinstance(layer, BatchNormalization):
-            return keras.layers.BatchNormalization.from_config(config)
-        return type(layer).from_config(config)
-
-    return keras.models.clone_model(model, clone_function=stock)
-
-
-def step():
+def step(_):
     """Times one step of training."""
+    import keras_resnext
+
+    print_head()
     random = np.random.default_rng(0)
     x = random.standard_normal((8, 224, 224, 3), dtype="float32")
     y = random.integers(0, 1000, 8)
     ours = keras_resnext.ResNeXt50(weights=None)
-    stock = with_stock_layers(ours)
+    stock = contenders.with_stock_layers(ours)
     for model in (ours, stock):
         model.compile("sgd", "sparse_categorical_crossentropy")
 
     def fit(model):
         return lambda: model.fit(x, y, batch_size=8, verbose=0)
 
-    compare("training step", fit(stock), fit(ours), repeats=3)
+    in_turns("training step", fit(stock), fit(ours), repeats=3)
+
+
+def prepare(task, chosen, backend="tensorflow"):
+    """Writes what the contenders read; returns facts for the report."""
+    artifacts = {c.artifact: None for c in chosen if c.artifact}
+    with process() as once:
+        versions = once.submit(
+            contenders.prepare, task, tuple(artifacts), backend
+        ).result()
+    return machine() | versions
+
+
+def chosen_from(everyone, only):
+    """Returns the contenders whose keys the command line names, or all."""
+    return [c for c in everyone if not only or c.key in only]
+
+
+def run_sections(arguments, name, title, inference, training, backend):
+    """Compares inference and training, and writes the report."""
+    inference = chosen_from(inference, arguments.only)
+    training = chosen_from(training, arguments.only)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    sections = {}
+    with tempfile.TemporaryDirectory() as folder:
+        work = [
+            (f"Inference, batch {batch}", inference, batch, False)
+            for batch in arguments.batches
+        ]
+        if arguments.train_batch:
+            batch = arguments.train_batch
+            work.append((f"Training, batch {batch}", training, batch, True))
+        task = contenders.Task(
+            pathlib.Path(folder),
+            arguments.network,
+            arguments.side,
+            max(batch for *_, batch, _ in work),
+        )
+        facts = prepare(task, inference, backend)
+        for section, chosen, batch, train in work:
+            if not chosen:
+                continue
+            task = dataclasses.replace(task, batch=batch, train=train)
+            if train:
+                prepare(task, (), backend)
+            sections[section] = measure(
+                chosen, task, arguments.rounds, arguments.seconds
+            )
+            print(f"## {section}\n\n{table(sections[section])}\n", flush=True)
+            # Each time, so that an interruption costs one section at most.
+            write(arguments.out / name, title, facts, sections)
+    print(f"Picture: {arguments.out / name}.png")
+
+
+def compare(arguments):
+    """Compares on a CPU."""
+    title = f"{arguments.network} at {arguments.side} pixels"
+    run_sections(
+        arguments,
+        "compare",
+        title,
+        contenders.INFERENCE,
+        contenders.TRAINING,
+        "tensorflow",
+    )
+
+
+def gpu(arguments):
+    """Compares Keras's other backends with PyTorch."""
+    title = f"{arguments.network} at {arguments.side} pixels, JAX and torch"
+    run_sections(
+        arguments,
+        "gpu",
+        title,
+        contenders.gpu(train=False),
+        contenders.gpu(train=True),
+        "torch",
+    )
+
+
+def threads(arguments):
+    """Compares numbers of threads for serving the SavedModel."""
+    chosen = chosen_from(contenders.threads(), arguments.only)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        task = contenders.Task(
+            pathlib.Path(folder), arguments.network, arguments.side, batch=8
+        )
+        facts = prepare(task, chosen)
+        columns = {}
+        for title, batch, clients in (
+            ("batch 1, ms", 1, 1),
+            ("batch 8, ms", 8, 1),
+            ("4 clients of batch 1, ms", 1, 4),
+        ):
+            task = dataclasses.replace(task, batch=batch, clients=clients)
+            columns[title] = measure(
+                chosen, task, arguments.rounds, arguments.seconds
+            )
+    write_threads(arguments.out / "threads.md", facts, columns)
+
+
+def write_threads(path, facts, columns):
+    """Writes and prints the table of `threads`.
+
+    Args:
+        path: File to write.
+        facts: Dictionary about the machine and the versions.
+        columns: Dictionary from title to the `compare.Result`s, each in the
+            same order.
+    """
+    lines = [
+        f"| inter-op threads | intra-op threads | {' | '.join(columns)} |",
+        "|---|---|" + "---:|" * len(columns),
+    ]
+    for row in zip(*columns.values(), strict=True):
+        cells = " | ".join(f"{result.ms:,.1f}" for result in row)
+        lines.append(f"| {row[0].contender.name} | {cells} |")
+    text = f"{describe(facts)}\n\n" + "\n".join(lines) + "\n"
+    replace(path, text)
+    print(text)
+
+
+def parse_arguments():
+    """Returns the command line's options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def add(verb, parents=()):
+        one = verbs.add_parser(
+            verb.__name__, help=verb.__doc__, parents=parents
+        )
+        one.set_defaults(verb=verb)
+        return one
+
+    files = argparse.ArgumentParser(add_help=False)
+    files.add_argument(
+        "--out", type=pathlib.Path, default="runs/benchmark", help="folder"
+    )
+    files.add_argument("--rounds", type=int, default=7, help="turns of each")
+    net = argparse.ArgumentParser(add_help=False)
+    net.add_argument("--network", default="resnext50_32x4d")
+    net.add_argument("--side", type=int, default=224, help="pixels")
+    net.add_argument("--seconds", type=float, default=1, help="of a turn")
+    add(layer)
+    add(step)
+    for verb, everyone, batches, train_batch in (
+        (compare, contenders.INFERENCE + contenders.TRAINING, [1, 8, 32], 16),
+        (gpu, contenders.gpu(False) + contenders.gpu(True), [1, 32, 256], 128),
+    ):
+        one = add(verb, [files, net])
+        one.add_argument("--batches", type=int, nargs="+", default=batches)
+        one.add_argument(
+            "--train-batch", type=int, default=train_batch, help="or 0: none"
+        )
+        _add_only(one, everyone)
+    _add_only(add(threads, [files, net]), contenders.threads())
+    one = add(growth, [files])
+    for option, values in SERIES.items():
+        one.add_argument(f"--{option}", type=int, nargs="*", default=values)
+    return parser.parse_args()
+
+
+def _add_only(parser, everyone):
+    keys = dict.fromkeys(c.key for c in everyone)
+    parser.add_argument("--only", nargs="+", choices=keys, metavar="KEY")
 
 
 def main():
     """Runs the measurement that the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("what", choices=["layer", "step"])
-    what = parser.parse_args().what
-    print(
-        f"Keras {keras.__version__}, TensorFlow {tf.__version__}, "
-        f"{platform.machine()}, {os.cpu_count()} CPUs, "
-        f"TF_ENABLE_ONEDNN_OPTS={os.environ.get('TF_ENABLE_ONEDNN_OPTS')}\n"
-    )
-    print("| | Conv2D, ms | GroupedConv2D, ms | ratio |")
-    print("|---|---|---|---|")
-    {"layer": layer, "step": step}[what]()
+    arguments = parse_arguments()
+    try:
+        arguments.verb(arguments)
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -5,21 +5,32 @@ r"""Exports a network to one runtime or all of them, each file proven.
         --format litert --precision int8 --calibration pictures/
     python scripts/export.py my.keras --checkpoint resnext50_32x4d \
         --labels labels.txt --out served/mine
+    python scripts/export.py resnext50_32x4d --out served/everything \
+        --weights random --format all --precision all --calibration pictures/
 
 Writes OUT/1/ (SavedModel, for TensorFlow Serving), OUT/model.onnx,
 OUT/model.tflite (LiteRT) and OUT/openvino/, and prints for each one its size,
-its difference from the Keras model on photographs, and its latency.
+its difference from the Keras model on photographs, and its latency; at the
+end, all of them as one Markdown table. Names of other precisions than float32
+carry it: OUT/bfloat16/1/, OUT/model.float16.onnx, OUT/openvino.float16/.
+
+`--weights random` needs no network, and shows sizes, differences and times;
+what such a model answers means nothing.
 """
 
 import argparse
+import itertools
 import pathlib
 import sys
 
 import keras
+import numpy as np
+import random_weights
 
 import keras_resnext
 from keras_resnext.export import export
-from keras_resnext.registry import ARCHITECTURES, resolve
+from keras_resnext.formats import FORMATS, PICTURES
+from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, resolve
 
 FILES = {
     "saved_model": "",
@@ -27,6 +38,7 @@ FILES = {
     "litert": "model.tflite",
     "openvino": "openvino",
 }
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
 
 def parse_arguments():
@@ -36,12 +48,23 @@ def parse_arguments():
     )
     parser.add_argument("model", help="an architecture, or a .keras file")
     parser.add_argument("--out", required=True, type=pathlib.Path)
-    parser.add_argument("--weights", default="imagenet", help="its tag")
+    parser.add_argument(
+        "--weights", default="imagenet", help="its tag, or random"
+    )
     parser.add_argument("--accept-noncommercial", action="store_true")
     parser.add_argument(
-        "--format", nargs="+", choices=FILES, default=["saved_model"]
+        "--format",
+        nargs="+",
+        choices=[*FILES, "all"],
+        default=["saved_model"],
     )
-    parser.add_argument("--precision", default="float32")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=[*PRECISIONS, "all"],
+        default=["float32"],
+        help="`all`, here or above, leaves out what a format does not have",
+    )
     parser.add_argument(
         "--checkpoint",
         help="of a .keras file: whose preprocessing pictures get",
@@ -63,40 +86,117 @@ def load(arguments):
     """Returns the model and its checkpoint, or None."""
     if arguments.model.endswith(".keras"):
         return keras.models.load_model(arguments.model), arguments.checkpoint
+    if arguments.weights == "random":
+        return load_random(arguments.model)
     row = resolve(
         arguments.model, arguments.weights, arguments.accept_noncommercial
-    )
-    construct = getattr(
-        keras_resnext, ARCHITECTURES[arguments.model].constructor
     )
     # ResNeXt29 has no weights with another licence, hence no such argument.
     options = {} if row.commercial else {"accept_noncommercial": True}
     shape = (row.crop, row.crop, 3)
+    construct = constructor(arguments.model)
     return construct(weights=row.tag, input_shape=shape, **options), row
 
 
+def constructor(architecture):
+    """Returns the function that builds an architecture."""
+    if architecture not in ARCHITECTURES:
+        resolve(architecture, None)  # its error names all there are
+    return getattr(keras_resnext, ARCHITECTURES[architecture].constructor)
+
+
+def load_random(architecture):
+    """Returns a model of random weights, with a checkpoint's preprocessing."""
+    construct = constructor(architecture)
+    rows = [
+        row for (name, _), row in CHECKPOINTS.items() if name == architecture
+    ]
+    row = rows[0] if rows else CHECKPOINTS["resnext50_32x4d", "imagenet1k_v1"]
+    keras.utils.set_random_seed(0)
+    model = construct(weights=None, input_shape=(row.crop, row.crop, 3))
+    transform = keras_resnext.eval_transform(row)
+    images = np.stack([transform(picture) for picture in PICTURES])
+    return random_weights.fill(model, images), row
+
+
+def artifacts(formats, precisions, calibration):
+    """Returns the pairs of format and precision that are asked for.
+
+    Raises:
+        ValueError: If int8 is among them, and no calibration.
+    """
+    some = "all" in formats or "all" in precisions
+    formats = FILES if "all" in formats else formats
+    precisions = PRECISIONS if "all" in precisions else precisions
+    pairs = [
+        (format, precision)
+        for format, precision in itertools.product(formats, precisions)
+        if not some or precision in FORMATS[format].precisions
+    ]
+    # `export` says so, too, but not before the others are written.
+    if calibration is None and any(p == "int8" for _, p in pairs):
+        raise ValueError(
+            "int8 needs pictures that show the range of every feature map. "
+            "Received: --calibration None. Pass a folder of a hundred "
+            "pictures or more, or name the other precisions."
+        )
+    return pairs
+
+
+def place(out, format, precision):
+    """Returns where an artifact goes; names of float32 do not say so."""
+    path = out / FILES[format]
+    if precision == "float32":
+        return path
+    if format == "saved_model":
+        return path / precision
+    return path.with_name(f"{path.stem}.{precision}{path.suffix}")
+
+
+def table(network, reports):
+    """Returns one Markdown table of `keras_resnext.export.Report`s."""
+    lines = [
+        "| network | runtime | precision | MB | difference | "
+        "same best class | ms a picture |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {network} | {report.runtime} | {report.precision} | "
+        f"{report.size / 1e6:.1f} | {report.max_difference:.1e} | "
+        f"{report.agreement:.1%} | {report.latency:.1f} |"
+        for report in reports
+    ]
+    return "\n".join(lines)
+
+
 def main():
-    """Writes every format that is asked for."""
+    """Writes every artifact that is asked for."""
     arguments = parse_arguments()
-    labels = arguments.labels
-    if labels is not None:
-        labels = labels.read_text("utf-8").splitlines()
     try:
+        pairs = artifacts(
+            arguments.format, arguments.precision, arguments.calibration
+        )
+        labels = arguments.labels
+        if labels is not None:
+            labels = labels.read_text("utf-8").splitlines()
         model, checkpoint = load(arguments)
-        for format in arguments.format:
+        reports = [
             export(
                 model,
-                arguments.out / FILES[format],
+                place(arguments.out, format, precision),
                 format,
-                arguments.precision,
+                precision,
                 checkpoint=checkpoint,
                 labels=labels,
                 top=arguments.top,
                 calibration=arguments.calibration,
                 version=arguments.version,
             )
+            for format, precision in pairs
+        ]
     except (ImportError, OSError, ValueError) as error:
         sys.exit(str(error))
+    print(f"\n{table(model.name, reports)}")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("export is TensorFlow's", allow_module_level=True)
 import tensorflow as tf
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
+import random_weights
+
 export = module.export
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = {
@@ -64,29 +67,7 @@ def photographs(side):
 
 
 def lively(model, side):
-    """Fills in what a new network lacks, so that nothing wrong is hidden.
-
-    All statistics differ from 0 and 1, and photographs get logits of up to 5.
-    """
-    random = np.random.default_rng(0)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            n = layer.gamma.shape
-            signs, scales = random.normal(0, 0.2, (2, *n)), (0.5, 1.5)
-            layer.set_weights(
-                [
-                    random.uniform(*scales, n),
-                    *signs,
-                    random.uniform(*scales, n),
-                ]
-            )
-    last = model.get_layer("predictions")
-    features = keras.Model(model.input, last.input)(photographs(side))
-    kernel, _ = last.get_weights()
-    logits = np.asarray(features) @ kernel
-    scale = 5 / np.abs(logits - logits.mean(0)).max()
-    last.set_weights([scale * kernel, -scale * logits.mean(0)])
-    return model
+    return random_weights.fill(model, photographs(side))
 
 
 def tiny(**options):
@@ -693,6 +674,66 @@ def test_command_line(small, tmp_path, monkeypatch, capsys):
     assert "without the signature serving_bytes" in out
     with pytest.raises(SystemExit, match="Pass version=2"):
         script("export").main()
+
+
+def test_command_line_writes_all_that_exist(
+    small, tmp_path, monkeypatch, capsys
+):
+    for package in PACKAGES.values():
+        pytest.importorskip(package, reason="a runtime is missing")
+    small.save(tmp_path / "small.keras")
+    out = tmp_path / "out"
+    command = ["export", str(tmp_path / "small.keras"), "--out", str(out)]
+    command += ["--format", "all", "--precision", "float16", "int8"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match="Received: --calibration None"):
+        script("export").main()
+    assert not out.exists()
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for picture in formats.PICTURES:
+        shutil.copy(picture, pictures)
+    monkeypatch.setattr(sys, "argv", [*command, "--calibration", str(pictures)])
+    script("export").main()
+    assert {path.name for path in out.iterdir()} == {
+        "float16",
+        "model.float16.onnx",
+        "model.float16.tflite",
+        "model.int8.tflite",
+        "openvino.float16",
+    }
+    lines = capsys.readouterr().out.split("\n\n")[-1].splitlines()
+    assert lines[0].count("|") == 8
+    cells = [line.split(" | ")[1:3] for line in lines[2:]]
+    assert [(name.split()[0], precision) for name, precision in cells] == [
+        ("TensorFlow", "float16"),
+        ("ONNX", "float16"),
+        ("LiteRT", "float16"),
+        ("LiteRT", "int8"),
+        ("OpenVINO", "float16"),
+    ]
+
+
+def test_command_line_names_of_float32_stay():
+    place, out = script("export").place, pathlib.Path("out")
+    assert place(out, "saved_model", "float32") == out
+    assert place(out, "saved_model", "bfloat16") == out / "bfloat16"
+    assert place(out, "onnx", "float32") == out / "model.onnx"
+    assert place(out, "openvino", "float32") == out / "openvino"
+
+
+def test_command_line_fills_a_network_with_random_weights():
+    model, row = script("export").load_random("resnext29")
+    assert row.architecture == "resnext29" and model.input_shape == (
+        None,
+        32,
+        32,
+        3,
+    )
+    transform = eval_transform(row)
+    scores = model(np.stack([transform(path) for path in formats.PICTURES]))
+    assert np.asarray(scores).max() > 0.3  # a fresh one: 0.12
+    assert not np.any(model.get_layer("conv1_bn").moving_mean == 0)
 
 
 # --- Bad input ---------------------------------------------------------------

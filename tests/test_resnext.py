@@ -991,21 +991,13 @@ def test_dilations(output_stride, expected):
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_output_stride_is_that_of_pytorch(output_stride, tmp_path):
     torch = pytest.importorskip("torch", reason="pip install -e '.[parity]'")
-    import torch_reference
+    from torch_reference import torch_resnext
 
     row = dataclasses.replace(
         ARCHITECTURES["resnext50_32x4d"], depths=(1, 2, 2, 2)
     )
-    net = torch_reference.Net(row, 2, 5, output_stride).eval()
-    random = torch.Generator().manual_seed(0)
-    state = net.state_dict()
-    for key, value in state.items():
-        if value.ndim == 4:
-            value.normal_(0, (2 / value[0].numel()) ** 0.5, generator=random)
-        elif re.search(r"(bn\d|downsample.1)\.(weight|running_var)", key):
-            value.uniform_(0.5, 1.5, generator=random)
-        elif value.ndim == 1:
-            value.normal_(0, 0.1, generator=random)
+    net = torch_resnext.Net(row, 2, 5, output_stride).eval()
+    state = torch_resnext.randomise(net).state_dict()
     path = tmp_path / "net.safetensors"
     save_file({key: value.numpy() for key, value in state.items()}, path)
     ours = tiny(

@@ -1,0 +1,154 @@
+"""The benchmark's arithmetic, and each part of it at work on a small scale."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_resnext
+from keras_resnext.registry import ARCHITECTURES
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("the exports are TensorFlow's", allow_module_level=True)
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
+import compare
+import contenders
+import growth
+
+BENCHMARK = pathlib.Path(__file__).parents[1] / "scripts" / "benchmark.py"
+
+
+def result(key, times, precision="float32", ours=False, goal=None):
+    who = contenders.Contender(key, key, None, precision, ours=ours, goal=goal)
+    turns = [{"ms": t, "peak_mb": 1234.0, "processors": 2.0} for t in times]
+    return compare.Result(who, 1e-6, turns, images=8, steps=1)
+
+
+# The machine is half as fast in the last two rounds.
+RESULTS = [
+    result("slower", [12, 12, 24, 24], ours=True),
+    result("ours", [10, 10, 20, 20], ours=True),
+    result("half", [5, 5, 10, 10], "bfloat16", ours=True),
+    result("peer", [20, 21, 40, 42], goal=1.3),
+    result("bf16 peer", [15, 15, 30, 30], "bfloat16"),
+]
+
+
+def test_ratios_are_those_of_neighbours():
+    assert compare.ratios(RESULTS) == pytest.approx([None, None, 2, 2.05, 3])
+    # The ratio of the medians would be that of two moments.
+    drifting = result("a", [10, 20, 20]), result("b", [10, 10, 20])
+    assert compare.paired_ratio(*drifting) == 1
+
+
+def test_peer_without_ours_of_its_precision():
+    alone = [RESULTS[0], RESULTS[4], result("x", [1] * 4, "int8")]
+    assert compare.ratios(alone) == pytest.approx([None, 1.25, 1 / 16])
+    assert compare.ratios(RESULTS[3:]) == [None, None]
+
+
+def test_table():
+    lines = compare.table(RESULTS).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[3] == (
+        "| **ours** | float32 | 15.0 | 533.3 |  |  | 1,234 | 2.0 | 1e-06 |"
+    )
+    assert lines[5] == (
+        "| peer | float32 | 30.5 | 262.3 | 2.05 | 1.30 | 1,234 | 2.0 | 1e-06 |"
+    )
+
+
+def test_report_has_all_that_was_measured(tmp_path):
+    stock = result("stock", [9000] * 4)
+    sections = {"Inference, batch 8": [*RESULTS, stock], "Training": RESULTS}
+    compare.write(tmp_path / "c", "Title", {"flags": ["avx", "fma"]}, sections)
+    text = (tmp_path / "c.md").read_text()
+    assert text.startswith("# Title\n\nflags avx fma\n")
+    assert "## Training\n\n| | precision" in text
+    stored = json.loads((tmp_path / "c.json").read_text())
+    peer = stored["sections"]["Training"][3]
+    assert [turn["ms"] for turn in peer["turns"]] == [20, 21, 40, 42]
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "c.md",
+        "c.json",
+        "c.png",
+    }
+
+
+def test_other_outputs_are_not_timed():
+    who = RESULTS[3].contender
+    expected = np.array([[1.0, -4.0], [2.0, 3.0]])
+    assert compare.check(who, expected[:1] + 0.04, expected, 0.011) == (
+        pytest.approx(0.01)
+    )
+    for outputs in (expected + 0.05, expected * np.nan):
+        with pytest.raises(ValueError, match="The outputs of peer must be wit"):
+            compare.check(who, outputs, expected, 0.01)
+
+
+def test_multiplications_are_counted():
+    model = growth.build(224, 32)
+    gmacs = ARCHITECTURES["resnext50_32x4d"].gmacs
+    assert growth.macs(model) / 1e9 == pytest.approx(gmacs, abs=0.01)
+    small = keras_resnext.ResNeXt((1,), 2, input_shape=(64, 64, 3), classes=10)
+    for groups, width in growth.WIDTHS.items():
+        inner = groups * width
+        cost = 2 * 256 * inner + 9 * inner * width
+        assert cost == pytest.approx(70_000, rel=0.1), groups
+    kernels = [w for w in small.weights if w.name == "kernel"]
+    sides = [32, *[16] * 4, 0]
+    assert growth.macs(small) == sum(
+        np.prod(kernel.shape) * max(side, 1) ** 2
+        for kernel, side in zip(kernels, sides, strict=True)
+    )
+
+
+def test_points_vary_one_thing_at_a_time():
+    points = list(growth.points({"batches": [1, 2], "sides": [64]}))
+    assert points == [
+        ("batches", {"batches": 1, "sides": 224, "cardinalities": 32}),
+        ("batches", {"batches": 2, "sides": 224, "cardinalities": 32}),
+        ("sides", {"batches": 8, "sides": 64, "cardinalities": 32}),
+    ]
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, BENCHMARK, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_compare_measures_in_processes(tmp_path):
+    pytest.importorskip("torch", reason="pip install -e '.[parity]'")
+    answer = run(
+        *("compare", "--network", "resnext29", "--side", 16, "--out", tmp_path),
+        *("--batches", 2, "--train-batch", 2, "--rounds", 2),
+        *("--seconds", 0.01, "--only", "saved_model_float32", "torch", "fit"),
+    )
+    assert answer.returncode == 0, answer.stderr
+    stored = json.loads((tmp_path / "compare.json").read_text())
+    inference, training = stored["sections"].values()
+    assert [row["key"] for row in inference] == ["saved_model_float32", "torch"]
+    assert [row["key"] for row in training] == ["fit", "torch"]
+    for row in (*inference, *training):
+        assert row["difference"] < 2e-2
+        assert [turn["ms"] > 0 for turn in row["turns"]] == [True] * 2
+        assert row["turns"][0]["peak_mb"] > 50
+    assert (tmp_path / "compare.png").exists()
+
+
+def test_unknown_network_is_one_sentence(tmp_path):
+    pytest.importorskip("torch", reason="pip install -e '.[parity]'")
+    answer = run("compare", "--network", "vgg", "--out", tmp_path)
+    assert answer.returncode == 1
+    last = answer.stderr.splitlines()[-1]
+    assert last.startswith("`--network` must be one of resnext50_32x4d, ")
+    assert last.endswith("Received: network='vgg'. Choose one of them.")

@@ -1,0 +1,97 @@
+"""The operations that TensorFlow runs when it serves an export, counted.
+
+What they cost is measured by `scripts/benchmark.py`; that none comes back
+which has been got rid of is tested here.
+"""
+
+import collections
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_resnext
+from keras_resnext.export import export
+from keras_resnext.layers import _trains_directly
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("export is TensorFlow's", allow_module_level=True)
+import tensorflow as tf
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
+import random_weights
+
+# Of a stem and four blocks, two of them with a projection: 1 + 4 * 3 + 2
+# convolutions, four of them grouped.
+EXPECTED = {
+    # Grouped ones: oneDNN's, each with a subtraction and a ReLU behind it,
+    # since TensorFlow fails to fuse them where oneDNN is off.
+    "Conv2D": 4,
+    "Sub": 4,
+    # The others: with their biases, and, but for the projections and the
+    # first sum, with all that follows.
+    "Conv2D+BiasAdd": 3,
+    "Conv2D+BiasAdd+Relu": 5,
+    "Conv2D+BiasAdd+Add+Relu": 3,
+    # Behind the grouped ones and the sum that has not been fused.
+    "Relu": 5,
+    "AddV2": 1,
+    # The pooling's; those of the convolutions are part of them.
+    "Pad": 1,
+    "MaxPool": 1,
+    "Mean": 1,
+    "MatMul+BiasAdd": 1,
+    "Softmax": 1,
+}
+IGNORED = {"Const", "IdentityN", "_Arg", "_Retval"}  # take no time
+
+
+@pytest.fixture(scope="module")
+def model():
+    made = keras_resnext.ResNeXt((2, 2), 4, input_shape=(64, 64, 3), classes=10)
+    random = np.random.default_rng(0)
+    return random_weights.fill(made, random.normal(size=(4, 64, 64, 3)))
+
+
+def served_nodes(path, images):
+    """Runs a SavedModel in a session; returns the nodes that it ran."""
+    v1 = tf.compat.v1
+    with v1.Session(graph=tf.Graph()) as session:
+        loaded = v1.saved_model.load(session, ["serve"], str(path))
+        signature = loaded.signature_def["serving_default"]
+        facts = v1.RunMetadata()
+        session.run(
+            signature.outputs["outputs"].name,
+            {signature.inputs["images"].name: images},
+            v1.RunOptions(output_partition_graphs=True),
+            facts,
+        )
+    (graph,) = facts.partition_graphs
+    return [
+        *graph.node,
+        *(n for f in graph.library.function for n in f.node_def),
+    ]
+
+
+def kind(node):
+    """Names an operation and what is fused with it, oneDNN's or not."""
+    name = node.op.removeprefix("_").removeprefix("MklNative")
+    name = name.removeprefix("Mkl").replace("PadWith", "").replace("Fused", "")
+    fused = [op.decode() for op in node.attr["fused_ops"].list.s]
+    return "+".join([name, *fused])
+
+
+@pytest.mark.skipif(not _trains_directly(), reason="oneDNN is off")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_operations_of_a_served_model(model, tmp_path, precision):
+    path = export(model, tmp_path, precision=precision).path
+    nodes = served_nodes(path, np.zeros((1, 64, 64, 3), "float32"))
+    assert not any("_XlaMustCompile" in node.attr for node in nodes)
+    found = collections.Counter(
+        kind(node) for node in nodes if node.op not in IGNORED
+    )
+    # Twice: what comes in, and what goes out.
+    casts = {"Cast": 2} if precision == "bfloat16" else {}
+    assert found == EXPECTED | casts  # so no Xla* and no Transpose
