@@ -72,6 +72,7 @@ def lively(model, side):
 
 def tiny(**options):
     options = {"groups": 4, "classes": 10, "stem": "cifar"} | options
+    keras.utils.set_random_seed(0)
     return keras_resnext.ResNeXt((1, 1), input_shape=(32, 32, 3), **options)
 
 
@@ -89,6 +90,7 @@ def network():
         if name not in made:
             construct, side = NETWORKS[name]
             trained = name == "resnext29"
+            keras.utils.set_random_seed(0)
             model = construct(
                 weights="cifar10" if trained else None,
                 input_shape=(side, side, 3),
