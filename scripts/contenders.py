@@ -68,7 +68,8 @@ class Contender:
         precision: Type in which it computes.
         options: Keyword arguments of `make`.
         ours: Whether it is this package's.
-        goal: Ratio of its time to this package's that is wanted, if any.
+        goal: Ratio that is wanted, if any: of a peer's time to ours, or of
+            our float32's to that of fewer bits.
         artifact: Format and precision of the export that it reads, if any.
         backend: Keras's, in its process.
     """
@@ -499,11 +500,11 @@ def torch_train(task, channels_last=True, bfloat16=False, compiled=False):
 # --- Who takes part ----------------------------------------------------------
 
 
-def _ours(key, name, make, precision="float32", **options):
-    return Contender(key, name, make, precision, options, ours=True)
+def _ours(key, name, make, precision="float32", goal=None, **options):
+    return Contender(key, name, make, precision, options, True, goal)
 
 
-def _ours_exported(format, name, make, precision):
+def _ours_exported(format, name, make, precision, goal=None):
     return Contender(
         f"{format}_{precision}",
         name,
@@ -511,6 +512,7 @@ def _ours_exported(format, name, make, precision):
         precision,
         {"precision": precision},
         ours=True,
+        goal=goal,
         artifact=(format, precision),
     )
 
@@ -529,7 +531,7 @@ INFERENCE = (
     ),
     _ours_exported("saved_model", "SavedModel", saved_model, "float32"),
     _ours_exported("saved_model", "SavedModel", saved_model, "bfloat16"),
-    _ours_exported("litert", "LiteRT", litert, "int8"),
+    _ours_exported("litert", "LiteRT", litert, "int8", goal=2.0),
     Contender(
         "onnxruntime",
         "ONNX Runtime, our export",
@@ -591,6 +593,7 @@ TRAINING = (
         "Keras fit, mixed",
         keras_fit,
         "bfloat16",
+        goal=1.6,
         **_BF16,
     ),
     Contender("torch", "PyTorch, channels_last", torch_train, goal=1.05),
