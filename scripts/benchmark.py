@@ -1,10 +1,12 @@
-"""Measures this package beside others, on the machine at hand.
+r"""Measures this package beside others, on the machine at hand.
 
     python scripts/benchmark.py compare
     python scripts/benchmark.py compare --batches 1 --only predict torch
     python scripts/benchmark.py growth
     python scripts/benchmark.py threads
     python scripts/benchmark.py gpu
+    python scripts/benchmark.py gpu --network resnext29 --groups 32 \
+        --width-per-group 4 --side 32 --batches 128 --train-batch 128
     python scripts/benchmark.py layer
     python scripts/benchmark.py step
     TF_ENABLE_ONEDNN_OPTS=0 python scripts/benchmark.py step
@@ -17,7 +19,8 @@ PyTorch does. Writes compare.md, compare.png and compare.json into --out.
 `growth` tells how the time grows with the batch, the images and the
 cardinality, and which share of the arithmetic peak that is.
 `threads` serves the SavedModel with several numbers of threads.
-`gpu` compares Keras on JAX and on torch with PyTorch, on a GPU if there is one.
+`gpu` compares Keras on JAX and on torch with PyTorch, on a GPU if there is one;
+TensorFlow need not be installed.
 
 `layer` times a 3x3 convolution of 128 channels in 32 groups on 8 feature maps
 of 56x56; `step` a whole training step of ResNeXt-50 on 8 images of 224x224,
@@ -177,6 +180,9 @@ def run_sections(arguments, name, title, inference, training, backend):
             arguments.network,
             arguments.side,
             max(batch for *_, batch, _ in work),
+            steps=arguments.steps,
+            groups=arguments.groups,
+            width_per_group=arguments.width_per_group,
         )
         facts = prepare(task, inference, backend)
         for section, chosen, batch, train in work:
@@ -288,14 +294,22 @@ def parse_arguments():
     net.add_argument("--seconds", type=float, default=1, help="of a turn")
     add(layer)
     add(step)
-    for verb, everyone, batches, train_batch in (
-        (compare, contenders.INFERENCE + contenders.TRAINING, [1, 8, 32], 16),
-        (gpu, contenders.gpu(False) + contenders.gpu(True), [1, 32, 256], 128),
+    cpu = contenders.INFERENCE + contenders.TRAINING
+    either = contenders.gpu(False) + contenders.gpu(True)
+    # What `fit` does once in a call is most of a few steps' time on a GPU.
+    for verb, everyone, batches, train_batch, steps in (
+        (compare, cpu, [1, 8, 32], 16, 4),
+        (gpu, either, [1, 32, 256], 128, 25),
     ):
         one = add(verb, [files, net])
+        one.add_argument("--groups", type=int, help="if other than its")
+        one.add_argument("--width-per-group", type=int, help="as --groups")
         one.add_argument("--batches", type=int, nargs="+", default=batches)
         one.add_argument(
             "--train-batch", type=int, default=train_batch, help="or 0: none"
+        )
+        one.add_argument(
+            "--steps", type=int, default=steps, help="in a call of training"
         )
         _add_only(one, everyone)
     _add_only(add(threads, [files, net]), contenders.threads())

@@ -88,7 +88,7 @@ def measure(chosen, task, rounds, seconds):
     """
     expected = np.load(task.expected)
     limits = TRAINING_TOLERANCE if task.train else TOLERANCE
-    steps = contenders.STEPS if task.train else 1
+    steps = task.steps if task.train else 1
     with contextlib.ExitStack() as stack:
         processes, results = [], []
         for contender in progress(chosen, "starting"):

@@ -22,7 +22,6 @@ from collections.abc import Callable
 import numpy as np
 
 THREADS = os.cpu_count()
-STEPS = 4  # of training in one call
 LEARNING_RATE = 1e-3
 
 
@@ -37,6 +36,9 @@ class Task:
         batch: Images in one call or one step.
         train: Whether to train rather than to classify.
         clients: Threads that call at the same time.
+        steps: Of training in one call.
+        groups: Of the network, or `None` for the architecture's.
+        width_per_group: The same.
     """
 
     folder: pathlib.Path
@@ -45,11 +47,14 @@ class Task:
     batch: int
     train: bool = False
     clients: int = 1
+    steps: int = 4
+    groups: int | None = None
+    width_per_group: int | None = None
 
     @property
     def images_per_call(self):
         """Number of images that one call works on."""
-        return self.batch * (STEPS if self.train else self.clients)
+        return self.batch * (self.steps if self.train else self.clients)
 
     @property
     def expected(self):
@@ -127,6 +132,8 @@ def _set_up(backend):
     os.environ["KERAS_BACKEND"] = backend
     # Several of these processes share a GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # In float32, NVIDIA's libraries would else round factors to ten bits.
+    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 
 
 def _end_with(parent):
@@ -147,13 +154,13 @@ def prepare(task, artifacts=(), backend="tensorflow"):
         backend: Keras's, which must be TensorFlow to export.
 
     Returns:
-        Dictionary from package to version.
+        Dictionary of the number of parameters, and of packages' versions.
     """
     _set_up(backend)
     import safetensors.torch
     import torch_resnext
 
-    row = _architecture(task.network)
+    row = _architecture(task)
     facts = json.dumps(dataclasses.asdict(row))
     (task.folder / "network.json").write_text(facts)
     net = torch_resnext.Net(row, row.groups, row.classes)
@@ -185,7 +192,8 @@ def prepare(task, artifacts=(), backend="tensorflow"):
             precision,
             calibration=_images(task, 32) if precision == "int8" else None,
         )
-    return versions()
+    parameters = sum(weights.numel() for weights in net.parameters())
+    return {"parameters": parameters} | versions()
 
 
 def versions():
@@ -213,15 +221,21 @@ def artifact(task, format, precision):
     return path / "1" if format == "saved_model" else path
 
 
-def _architecture(network):
+def _architecture(task):
+    """Returns the row of the registry, with the task's groups and width."""
     from keras_resnext.registry import ARCHITECTURES
 
-    if network not in ARCHITECTURES:
+    if task.network not in ARCHITECTURES:
         raise ValueError(
             f"`--network` must be one of {', '.join(ARCHITECTURES)}. "
-            f"Received: network={network!r}. Choose one of them."
+            f"Received: network={task.network!r}. Choose one of them."
         )
-    return ARCHITECTURES[network]
+    row = ARCHITECTURES[task.network]
+    return dataclasses.replace(
+        row,
+        groups=task.groups or row.groups,
+        width_per_group=task.width_per_group or row.width_per_group,
+    )
 
 
 def _network(task):
@@ -247,7 +261,7 @@ def _images(task, count=None):
 
 def _steps(task):
     """Returns images and labels of one training call."""
-    images = np.concatenate([_images(task)] * STEPS)
+    images = np.concatenate([_images(task)] * task.steps)
     return images, np.arange(len(images)) % _network(task).classes
 
 

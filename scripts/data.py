@@ -302,6 +302,12 @@ def _load_tfds(name, data_dir, holdout):
             f"{name!r} with {', '.join(features)}. Choose one for "
             "classification."
         )
+    if "train" not in builder.info.splits:
+        raise ValueError(
+            "A dataset must have a part called train. Received: "
+            f"{name!r} with {', '.join(builder.info.splits)} alone. Choose "
+            "another one, or write its pictures into class folders."
+        )
     # ImageNet's part called test has no labels: validation comes first.
     other = next((n for n in _TEST_FOLDERS if n in builder.info.splits), None)
     parts = ("train", other)

@@ -175,6 +175,21 @@ def outputs_of(classes, outputs):
     )
 
 
+def with_names(split, outputs):
+    """Returns the split; with the names of the outputs if it has none.
+
+    Args:
+        split: `data.Split`, whose classes are mere numbers in an .npz file.
+        outputs: Number of outputs of a network of a known checkpoint.
+    """
+    numbers = [str(i) for i in range(outputs)]
+    if split.classes != numbers or outputs not in (10, 1000):
+        return split
+    # Equal scores are named in the order of the outputs.
+    best = keras_resnext.decode_predictions(np.zeros((1, outputs)), outputs)[0]
+    return dataclasses.replace(split, classes=[name for _, name, _ in best])
+
+
 class Batches(keras.utils.PyDataset):
     """Batches of preprocessed pictures, made in threads, for any backend.
 
@@ -277,6 +292,8 @@ def main():
     try:
         split = load_pictures(args)
         model, row = load_model(args)
+        if args.checkpoint is None:  # the outputs are a known checkpoint's
+            split = with_names(split, model.output_shape[-1])
         result, labels, predictions = evaluate(
             model,
             split,

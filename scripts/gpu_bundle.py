@@ -28,6 +28,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # With manylinux, the newest first, as pip takes no "or older".
 PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in (28, 27, 17)]
 MANIFEST = "parts.json"
+# Beside this project's own needs: curves, records, progress, files of weights.
+PACKAGES = ("matplotlib", "tensorboard", "tqdm", "safetensors")
 
 
 def parse_arguments():
@@ -71,15 +73,13 @@ def make(python, data, out, mib):
             *("download", "--only-binary=:all:", "--dest", wheels),
             *(f"--python-version={python}", *platforms),
             *wheels.glob("keras_resnext-*.whl"),
-            "matplotlib",  # for the curves of a training
-            "tensorboard",
+            *PACKAGES,
         )
-        for part in ("scripts", "tests"):
-            shutil.copytree(
-                ROOT / part,
-                folder / part,
-                ignore=shutil.ignore_patterns("__pycache__", "golden"),
-            )
+        shutil.copytree(
+            ROOT / "scripts",
+            folder / "scripts",
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
         (folder / "data").mkdir()
         for path in data:
             shutil.copy(path, folder / "data")
@@ -160,7 +160,7 @@ def install(folder):
     wheels = folder / "wheels"
     pip(
         *("install", "--no-index", "--find-links", wheels),
-        *("keras_resnext", "matplotlib", "tensorboard"),
+        *("keras_resnext", *PACKAGES),
     )
 
 

@@ -1,6 +1,7 @@
 """The benchmark's arithmetic, and each part of it at work on a small scale."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -117,12 +118,13 @@ def test_points_vary_one_thing_at_a_time():
     ]
 
 
-def run(*arguments):
+def run(*arguments, **environment):
     return subprocess.run(
         [sys.executable, BENCHMARK, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | environment,
     )
 
 
@@ -143,6 +145,37 @@ def test_compare_measures_in_processes(tmp_path):
         assert [turn["ms"] > 0 for turn in row["turns"]] == [True] * 2
         assert row["turns"][0]["peak_mb"] > 50
     assert (tmp_path / "compare.png").exists()
+
+
+def test_gpu_needs_no_tensorflow(tmp_path):
+    pytest.importorskip("torch", reason="pip install -e '.[parity]'")
+    pytest.importorskip("jax")
+    for name in ("tensorflow", "tf2onnx"):
+        (tmp_path / "without" / name).mkdir(parents=True)
+        (tmp_path / "without" / name / "__init__.py").write_text(
+            f"raise ImportError('{name} is not installed')"
+        )
+    first = [str(tmp_path / "without"), os.environ.get("PYTHONPATH")]
+    answer = run(
+        *("gpu", "--network", "resnext29", "--groups", 2, "--side", 16),
+        *("--width-per-group", 8, "--batches", 2, "--train-batch", 2),
+        *("--steps", 2, "--rounds", 1, "--seconds", 0.01, "--out", tmp_path),
+        *("--only", "jax_float32", "pytorch_float32"),
+        PYTHONPATH=os.pathsep.join(filter(None, first)),
+    )
+    assert answer.returncode == 0, answer.stderr
+    stored = json.loads((tmp_path / "gpu.json").read_text())
+    for section in stored["sections"].values():
+        assert [row["key"] for row in section] == [
+            "jax_float32",
+            "pytorch_float32",
+        ]
+        assert [row["difference"] < 2e-2 for row in section] == [True] * 2
+        assert [row["images_per_second"] > 0 for row in section] == [True] * 2
+    assert len(stored["sections"]) == 2
+    asked = keras_resnext.ResNeXt29(None, groups=2, width_per_group=8)
+    learnt = sum(w.numpy().size for w in asked.trainable_weights)
+    assert stored["parameters"] == learnt
 
 
 def test_unknown_network_is_one_sentence(tmp_path):

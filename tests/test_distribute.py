@@ -197,6 +197,49 @@ def test_two_jax_devices_are_as_one(begin, start, tmp_path):
             )
 
 
+def test_a_training_on_two_jax_devices_is_as_on_one(begin, tmp_path):
+    pytest.importorskip("jax")
+    random = np.random.default_rng(0)
+    labels = np.arange(48) % 3
+    images = random.integers(0, 128, (48, 8, 8, 3), dtype="uint8")
+    images[np.arange(48), ..., labels] += 100
+    np.savez(
+        tmp_path / "data.npz",
+        **{"x_train": images[:32], "y_train": labels[:32]},
+        **{"x_test": images[32:], "y_test": labels[32:]},
+    )
+
+    def train(strategy, devices):
+        return begin(
+            *(TRAIN, "--data", tmp_path / "data.npz"),
+            # From trained weights and at a low rate: in a new network, what
+            # rounding has moved grows a thousandfold in a step.
+            *("--recipe", "finetune", "--weights", "cifar10"),
+            *("--freeze", "conv3", "--flip", "--learning-rate", 0.01),
+            *("--sizes", 8, "--epochs", 2, "--batch-size", 16),
+            *("--dtype", "float32", "--strategy", strategy),
+            *("--save-every", 1, "--out", tmp_path / strategy),
+            KERAS_BACKEND="jax",
+            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+        )
+
+    end(train("none", 1))
+    end(train("mirrored", 2))
+    one, two = (
+        np.genfromtxt(tmp_path / name / "log.csv", delimiter=",", names=True)
+        for name in ("none", "mirrored")
+    )
+    assert len(one) == 2 and one["loss"][1] < one["loss"][0]
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        np.testing.assert_allclose(two[name], one[name], 1e-3, err_msg=name)
+    one, two = (
+        load_file(tmp_path / name / "weights.safetensors")
+        for name in ("none", "mirrored")
+    )
+    for name, array in one.items():
+        np.testing.assert_allclose(two[name], array, 1e-2, 1e-3, err_msg=name)
+
+
 @tensorflow_only
 def test_workers_go_on_after_kill(begin, tmp_path):
     random = np.random.default_rng(0)

@@ -133,6 +133,18 @@ def test_classes_by_cifars_names_or_by_position():
         evaluate.outputs_of(["a", "b"], 1000)
 
 
+def test_numbers_get_the_outputs_names():
+    def named(classes, outputs):
+        split = data.Split([], np.array([], "int64"), classes)
+        return evaluate.with_names(split, outputs).classes
+
+    digits = [str(i) for i in range(10)]
+    assert named(digits, 10)[3::6] == ["cat", "truck"]
+    assert named([str(i) for i in range(1000)], 1000)[0] == "tench"
+    for own, outputs in ((digits[:3], 3), (digits, 1000), (["a"] * 10, 10)):
+        assert named(own, outputs) == own
+
+
 def test_corrupt_pictures(folder, capsys):
     broken = folder / "n02123045" / "n02123045_1.png"
     broken.write_bytes(broken.read_bytes()[:-30])

@@ -200,7 +200,7 @@ def test_tensorflow_datasets_are_read(tmp_path, file_format):
 
     class Squares(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
-        SHAPE = (8, 8, 3)
+        SHAPE, PART = (8, 8, 3), "train"
 
         def _info(self):
             features = {
@@ -214,7 +214,7 @@ def test_tensorflow_datasets_are_read(tmp_path, file_format):
             )
 
         def _split_generators(self, manager):
-            return {"train": self._generate_examples(range(4))}
+            return {self.PART: self._generate_examples(range(4))}
 
         def _generate_examples(self, chosen):
             for i in chosen:
@@ -222,6 +222,9 @@ def test_tensorflow_datasets_are_read(tmp_path, file_format):
 
     class Rectangles(Squares, skip_registration=True):
         SHAPE = (None, None, 3)
+
+    class Tests(Squares, skip_registration=True):
+        PART = "test"
 
     for builder in (Squares, Rectangles):
         builder(
@@ -238,6 +241,9 @@ def test_tensorflow_datasets_are_read(tmp_path, file_format):
                     image = np.asarray(Image.open(io.BytesIO(image)))
                 (index,) = np.flatnonzero((pictures == image).all((1, 2, 3)))
                 assert label == index % 2
+    Tests(data_dir=tmp_path, file_format=file_format).download_and_prepare()
+    with pytest.raises(ValueError, match="Received: 'tests' with test alone"):
+        data.load("tfds:tests", data_dir=tmp_path)
     with pytest.raises(ValueError, match="Received: 'nothing'"):
         data.load("tfds:nothing", data_dir=tmp_path)
 
