@@ -1,5 +1,6 @@
 """Every artifact in its own runtime, as a stranger would load it."""
 
+import argparse
 import base64
 import concurrent.futures
 import contextlib
@@ -40,6 +41,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
+import networks
 import random_weights
 
 export = module.export
@@ -869,18 +871,58 @@ def test_command_line_names_of_float32_stay():
     assert place(out, "openvino", "float32") == out / "openvino"
 
 
-def test_command_line_fills_a_network_with_random_weights():
-    model, row = script("export").load_random("resnext29")
-    assert row.architecture == "resnext29" and model.input_shape == (
-        None,
-        32,
-        32,
-        3,
-    )
+def named(model, **options):
+    usual = dict(weights="imagenet", accept_noncommercial=False)
+    usual |= dict(classes=None, checkpoint=None) | options
+    return argparse.Namespace(model=str(model), **usual)
+
+
+def test_networks_have_random_weights():
+    model, row = networks.load(named("resnext29", weights="random"))
+    assert row.architecture == "resnext29"
+    assert model.input_shape == (None, 32, 32, 3)
     transform = eval_transform(row)
     scores = model(np.stack([transform(path) for path in formats.PICTURES]))
     assert np.asarray(scores).max() > 0.3  # a fresh one: 0.12
     assert not np.any(model.get_layer("conv1_bn").moving_mean == 0)
+
+
+def test_networks_have_the_preprocessing_of_their_training(small, tmp_path):
+    small.save(tmp_path / "small.keras")
+    arguments = named(tmp_path / "small.keras")
+    assert networks.load(arguments)[1] is None
+    file = tmp_path / "result.json"
+    for content in ("[]", "no json", '{"options": {"seed": "0"}}'):
+        file.write_text(content)
+        assert networks.load(arguments)[1] is None
+    options = {"test_size": None, "sizes": [24, 32], "test_resize": 36}
+    file.write_text(json.dumps({"options": options}))
+    model, row = networks.load(arguments)
+    assert (row.resize, row.crop) == (36, 32)
+    assert model.output_shape == (None, 10)
+    _, row = networks.load(arguments, resize=40)
+    assert (row.resize, row.crop) == (40, 32)
+    arguments.checkpoint = "resnet50/imagenet1k_v2"
+    assert networks.load(arguments)[1].tag == "imagenet1k_v2"
+    # The same for the weights alone, which train.py writes, too.
+    net = keras_resnext.ResNeXt29(weights=None, classes=3, groups=2)
+    keras_resnext.weights.save(net, tmp_path / "weights.safetensors")
+    options = dict(weights=tmp_path / "weights.safetensors", classes=3)
+    model, row = networks.load(named("resnext29", **options))
+    assert row.crop == 32 and model.output_shape == (None, 3)
+
+
+def test_networks_of_any_licence():
+    given = dict(weights="cifar10", accept_noncommercial=True)
+    model, row = networks.load(named("resnext29", **given))
+    assert row.tag == "cifar10" and model.name == "resnext29"
+    tag = dict(weights="fb_wsl_ig1b_ft_in1k")
+    with pytest.raises(ValueError, match="accept_noncommercial=True"):
+        networks.find(named("resnext101_32x8d", **tag))
+    file, row = networks.find(
+        named("resnext101_32x8d", accept_noncommercial=True, **tag)
+    )
+    assert file is None and not row.commercial
 
 
 # --- Bad input ---------------------------------------------------------------
