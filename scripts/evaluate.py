@@ -75,15 +75,14 @@ def parse_arguments():
 
 def load_model(args):
     """Returns the network and the checkpoint whose preprocessing it gets."""
-    model, row = networks.load(args, args.resize, args.crop)
-    if row is None:
+    if networks.find(args)[1] is None:
         raise ValueError(
             "--checkpoint must say which preprocessing the network of a file "
             f"gets. Received: {args.model} without it. Pass the architecture, "
             "and tag, after whose preprocessing it was trained, such as "
             "resnext50_32x4d/imagenet1k_v1 or resnext29/cifar10."
         )
-    return model, row
+    return networks.load(args, args.resize, args.crop)
 
 
 def load_pictures(args):

@@ -251,6 +251,18 @@ def test_says_what_is_wrong(folder, monkeypatch, arguments, message):
         evaluate.main()
 
 
+def test_an_unwritable_folder_is_said_so(folder, tmp_path, monkeypatch, capsys):
+    greedy_net().save(tmp_path / "net.keras")
+    (tmp_path / "out").write_text("")
+    command = ["evaluate", str(tmp_path / "net.keras"), "--data", str(folder)]
+    command += ["--checkpoint", "resnext29/cifar10", "--holdout", "1"]
+    monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="--out must be a folder that can be"):
+        evaluate.main()
+    # What was measured is not lost.
+    assert "| net.keras | - | pictures | 6 | " in capsys.readouterr().out
+
+
 def test_folder_of_other_files(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(ValueError, match=r"WordNet ids .* with neither"):

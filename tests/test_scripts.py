@@ -16,7 +16,7 @@ for package in ("matplotlib", "skimage", "sklearn"):
     pytest.importorskip(package, reason="pip install '.[examples]'")
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
-import quickstart
+import quickstart  # noqa: E402
 
 
 def test_quickstart_serves_digits(tmp_path, monkeypatch):
