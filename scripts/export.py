@@ -15,6 +15,7 @@ its difference from the Keras model on photographs, and its latency; at the
 end, all of them as one Markdown table. Names of other precisions than float32
 carry it: OUT/bfloat16/1/, OUT/model.float16.onnx, OUT/openvino.float16/.
 
+A network that train.py wrote needs neither --checkpoint nor --labels.
 `--weights random` needs no network, and shows sizes, differences and times;
 what such a model answers means nothing.
 """
@@ -69,6 +70,16 @@ def parse_arguments():
         "--version", type=int, help="of the SavedModel, by default 1"
     )
     return parser.parse_args()
+
+
+def read_labels(arguments):
+    """Returns the classes' names, or `None` for those of the checkpoint."""
+    if arguments.labels is not None:
+        return arguments.labels.read_text("utf-8").splitlines()
+    file, _ = networks.find(arguments)
+    if file is None or arguments.checkpoint is not None:
+        return None
+    return networks.trained(file)[1]
 
 
 def artifacts(formats, precisions, calibration):
@@ -128,9 +139,7 @@ def main():
         pairs = artifacts(
             arguments.format, arguments.precision, arguments.calibration
         )
-        labels = arguments.labels
-        if labels is not None:
-            labels = labels.read_text("utf-8").splitlines()
+        labels = read_labels(arguments)
         model, checkpoint = networks.load(arguments)
         reports = [
             export(

@@ -96,23 +96,31 @@ def find(args):
     if args.checkpoint is not None:
         row = keras_resnext.eval_transform(args.checkpoint).checkpoint
     else:
-        row = trained(file) if file else source
+        row = trained(file)[0] if file else source
     return file, row
 
 
 def trained(file):
-    """Returns how `train.py` tested the network it wrote into a file.
+    """Returns how `train.py` tested the network that it wrote into a file.
 
-    It says so in result.json, beside the file; `None` where it does not.
+    It says so in result.json, beside the file.
+
+    Returns:
+        `(checkpoint, classes)`, with the classes' names; both `None` where
+        there is no such file.
     """
     try:
         text = file.with_name("result.json").read_text("utf-8")
-        options = json.loads(text)["options"]
+        result = json.loads(text)
+        options, classes = result["options"], result["classes"]
         crop = options["test_size"] or options["sizes"][-1]
         resize = options["test_resize"] or crop
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return dataclasses.replace(USUAL, resize=resize, crop=crop)
+        return None, None
+    row = dataclasses.replace(
+        USUAL, resize=resize, crop=crop, classes=len(classes)
+    )
+    return row, classes
 
 
 class Batches(keras.utils.PyDataset):

@@ -67,7 +67,9 @@ def test_page(model, folder, tmp_path):
     )
     # The pictures' size is train.py's.
     options = {"test_size": None, "sizes": [8, 16], "test_resize": None}
-    (model.parent / "result.json").write_text(json.dumps({"options": options}))
+    (model.parent / "result.json").write_text(
+        json.dumps({"options": options, "classes": ["a", "b"]})
+    )
     out = tmp_path / "out"
     options = ("--data", folder, "--holdout", 0.5)
     result = explain(model, *options, "--out", out)

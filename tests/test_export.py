@@ -825,6 +825,23 @@ def test_command_line(small, tmp_path, monkeypatch, capsys):
         script("export").main()
 
 
+def test_command_line_takes_what_training_wrote(small, tmp_path, monkeypatch):
+    small.save(tmp_path / "model.keras")
+    options = {"test_size": 32, "sizes": [24], "test_resize": None}
+    result = {"options": options, "classes": list("abcdefghij")}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    command = ["export", str(tmp_path / "model.keras"), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    script("export").main()
+    answer = serving.classify(tmp_path / "1", jpegs()[:1])
+    checkpoint = dataclasses.replace(row(32, 10), resize=32)
+    image = eval_transform(checkpoint)(jpegs()[0])
+    best = np.argsort(-np.asarray(small(image[np.newaxis])))[0, :5]
+    assert b"".join(answer["labels"][0]).decode() == "".join(
+        "abcdefghij"[i] for i in best
+    )
+
+
 def test_command_line_writes_all_that_exist(
     small, tmp_path, monkeypatch, capsys
 ):
@@ -896,7 +913,8 @@ def test_networks_have_the_preprocessing_of_their_training(small, tmp_path):
         file.write_text(content)
         assert networks.load(arguments)[1] is None
     options = {"test_size": None, "sizes": [24, 32], "test_resize": 36}
-    file.write_text(json.dumps({"options": options}))
+    names = list("abcdefghij")
+    file.write_text(json.dumps({"options": options, "classes": names}))
     model, row = networks.load(arguments)
     assert (row.resize, row.crop) == (36, 32)
     assert model.output_shape == (None, 10)
