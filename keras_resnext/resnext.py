@@ -381,6 +381,7 @@ def ResNeXt29(
     *,
     groups=None,
     width_per_group=None,
+    accept_noncommercial=False,
     **options,
 ):
     """Builds the paper's ResNeXt-29 for images of about 32x32 pixels.
@@ -401,6 +402,7 @@ def ResNeXt29(
             weights, or 16.
         width_per_group: The paper's width, 64 there; by default that of the
             weights, or 4.
+        accept_noncommercial: As in the other constructors; no weights need it.
         **options: `zero_gamma` and `stochastic_depth` of `ResNeXt`.
 
     Returns:
@@ -412,7 +414,7 @@ def ResNeXt29(
     Source: section 5.3 of the paper.
     """
     row = ARCHITECTURES["resnext29"]
-    weights = choose(row.name, weights)
+    weights = choose(row.name, weights, accept_noncommercial)
     if groups is None or width_per_group is None:
         found = cardinality(weights) or (row.groups, row.width_per_group)
         groups = found[0] if groups is None else groups

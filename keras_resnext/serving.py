@@ -192,11 +192,17 @@ def write_warmup(path, requests):
     return True
 
 
-def write_batching(path):
-    """Writes a batching configuration into a servable's folder.
+def write_batching(path, scratch):
+    """Writes a batching configuration into a servable's folder, if it has none.
 
     Up to 32 waiting requests make one batch; none waits longer than 2 ms.
+
+    Args:
+        path: The servable's folder.
+        scratch: Folder on the same disk, in which the file may be incomplete.
     """
     file = path / "batching_parameters.txt"
     if not file.exists():
-        file.write_text(_BATCHING, "utf-8")
+        part = scratch / file.name
+        part.write_text(_BATCHING, "utf-8")
+        part.replace(file)

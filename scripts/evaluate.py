@@ -6,6 +6,8 @@ r"""Measures the accuracy of a network on pictures with known classes.
     python scripts/evaluate.py my.keras --checkpoint resnext50_32x4d \
         --data flowers/
 
+A .keras file that train.py wrote needs no --checkpoint.
+
 --data is what `train.py` takes, of which the test part is measured, or a folder
 of pictures with WordNet ids in their names, as in `n01440764_tench.JPEG`. Class
 folders that ids name are ImageNet's classes. Where the data has some of the
@@ -28,12 +30,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import data
 import keras
+import networks
 import numpy as np
 import pictures
 import resume
 
 import keras_resnext
-from keras_resnext.registry import ARCHITECTURES
 
 HEADER = """
 | network | weights | data | images | among classes | top-1, % | top-5, % |
@@ -46,13 +48,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("model", help="an architecture, or a .keras file")
-    parser.add_argument("--weights", default="imagenet", help="tag or file")
-    parser.add_argument("--accept-noncommercial", action="store_true")
-    parser.add_argument("--classes", type=int, help="in a file of weights")
-    parser.add_argument(
-        "--checkpoint", help="whose preprocessing a file's network gets"
-    )
+    networks.add_arguments(parser)
     parser.add_argument("--resize", type=int, help="pixels, if other than its")
     parser.add_argument("--crop", type=int, help="pixels, if other than its")
     parser.add_argument("--data", required=True)
@@ -79,44 +75,14 @@ def parse_arguments():
 
 def load_model(args):
     """Returns the network and the checkpoint whose preprocessing it gets."""
-    row = choose_checkpoint(args)
-    sizes = {"resize": args.resize, "crop": args.crop}
-    row = dataclasses.replace(row, **{k: v for k, v in sizes.items() if v})
-    if args.model.endswith(".keras"):
-        return keras.models.load_model(args.model, compile=False), row
-    architecture = ARCHITECTURES[args.model]
-    options = {"classes": args.classes or architecture.classes}
-    # ResNeXt29 has no weights with another licence, hence no such argument.
-    if args.accept_noncommercial and args.model != "resnext29":
-        options["accept_noncommercial"] = True
-    construct = getattr(keras_resnext, architecture.constructor)
-    shape = (row.crop, row.crop, 3)
-    return construct(weights=args.weights, input_shape=shape, **options), row
-
-
-def choose_checkpoint(args):
-    """Returns the row of the registry that the options stand for."""
-    source = args.model
-    if not args.model.endswith(".keras"):
-        if args.model not in ARCHITECTURES:
-            raise ValueError(
-                "The network must be a .keras file or an architecture. "
-                f"Received: {args.model}. Pass one of "
-                f"{', '.join(ARCHITECTURES)}."
-            )
-        source = keras_resnext.weights.choose(
-            args.model, args.weights, args.accept_noncommercial
-        )
-    if not isinstance(source, (str, pathlib.Path)):
-        return source
-    if args.checkpoint is None:
+    if networks.find(args)[1] is None:
         raise ValueError(
             "--checkpoint must say which preprocessing the network of a file "
-            f"gets. Received: {source} without it. Pass the architecture, and "
-            "tag, after whose preprocessing it was trained, such as "
+            f"gets. Received: {args.model} without it. Pass the architecture, "
+            "and tag, after whose preprocessing it was trained, such as "
             "resnext50_32x4d/imagenet1k_v1 or resnext29/cifar10."
         )
-    return keras_resnext.eval_transform(args.checkpoint).checkpoint
+    return networks.load(args, args.resize, args.crop)
 
 
 def load_pictures(args):
@@ -175,58 +141,6 @@ def outputs_of(classes, outputs):
     )
 
 
-def with_names(split, outputs):
-    """Returns the split; with the names of the outputs if it has none.
-
-    Args:
-        split: `data.Split`, whose classes are mere numbers in an .npz file.
-        outputs: Number of outputs of a network of a known checkpoint.
-    """
-    numbers = [str(i) for i in range(outputs)]
-    if split.classes != numbers or outputs not in (10, 1000):
-        return split
-    # Equal scores are named in the order of the outputs.
-    best = keras_resnext.decode_predictions(np.zeros((1, outputs)), outputs)[0]
-    return dataclasses.replace(split, classes=[name for _, name, _ in best])
-
-
-class Batches(keras.utils.PyDataset):
-    """Batches of preprocessed pictures, made in threads, for any backend.
-
-    Attributes:
-        corrupt: Why pictures could not be read, by their index. They are
-            black in their batch.
-    """
-
-    def __init__(self, images, transform, batch_size, on_corrupt):
-        """Takes the pictures, and what makes an input of one of them."""
-        super().__init__(workers=os.cpu_count())
-        self.images, self.transform = images, transform
-        self.batch_size, self.on_corrupt = batch_size, on_corrupt
-        self.corrupt = {}
-
-    def __len__(self):
-        """Returns the number of batches."""
-        return -(-len(self.images) // self.batch_size)
-
-    def __getitem__(self, index):
-        """Returns the inputs of one batch, `(batch, crop, crop, 3)`."""
-        start = index * self.batch_size
-        stop = min(start + self.batch_size, len(self.images))
-        return (np.stack([self.input(i) for i in range(start, stop)]),)
-
-    def input(self, i):
-        """Returns the input of one picture, `(crop, crop, 3)`."""
-        try:
-            return self.transform(self.images[i])
-        except (OSError, ValueError) as error:
-            if self.on_corrupt == "fail":
-                raise
-            self.corrupt[i] = str(error)
-            side = self.transform.checkpoint.crop
-            return np.zeros((side, side, 3), "float32")
-
-
 def accuracy(scores, labels):
     """Returns the number of classes, and top-1 and top-5 accuracy in percent.
 
@@ -252,19 +166,10 @@ def evaluate(model, split, transform, batch_size=64, on_corrupt="skip"):
         of the classes present for each picture, both as the data counts.
     """
     outputs = outputs_of(split.classes, model.output_shape[-1])
-    batches = Batches(split.images, transform, batch_size, on_corrupt)
-    verbose = 1 if sys.stdout.isatty() else 2
-    scores = model.predict(batches, verbose=verbose)
-    for reason in batches.corrupt.values():
-        print(f"Skipped: {reason}", file=sys.stderr)
-    kept = np.setdiff1d(np.arange(len(split.images)), list(batches.corrupt))
-    scores, labels = scores[kept], split.labels[kept]
-    if not len(labels) or not np.isfinite(scores).all():
-        raise ValueError(
-            "Pictures that can be read, and finite scores of them, are "
-            f"required. Received: {len(labels)} pictures. Check the data and "
-            "the weights."
-        )
+    scores, kept = networks.predict(
+        model, split.images, transform, batch_size, on_corrupt
+    )
+    labels = split.labels[kept]
     result = {
         "images": len(labels),
         "accuracy": [accuracy(scores, outputs[labels])],
@@ -286,14 +191,25 @@ def table(args, result):
     )
 
 
+def write(args, result, labels, predictions, classes):
+    """Writes the result's files."""
+    with pictures.writing(args.out):
+        text = json.dumps(result, indent=2)
+        resume.write(args.out / "result.json", text)
+        resume.write(args.out / "result.md", table(args, result))
+        try:
+            path = args.out / "confusion.png"
+            pictures.confusion(labels, predictions, classes, path)
+        except ImportError as error:  # the numbers count without it, too
+            print(f"No confusion.png: {error}. Run `pip install '.[train]'`.")
+
+
 def main():
     """Measures, prints a table and writes the files."""
     args = parse_arguments()
     try:
         split = load_pictures(args)
         model, row = load_model(args)
-        if args.checkpoint is None:  # the outputs are a known checkpoint's
-            split = with_names(split, model.output_shape[-1])
         result, labels, predictions = evaluate(
             model,
             split,
@@ -301,28 +217,21 @@ def main():
             args.batch_size,
             args.on_corrupt,
         )
+        result |= {
+            "options": {k: str(v) for k, v in vars(args).items()},
+            "preprocessing": dataclasses.asdict(row),
+            "versions": {
+                name: importlib.metadata.version(name)
+                for name in ("keras", keras.backend.backend())
+            },
+        }
+        print(HEADER + table(args, result), end="")
+        names = networks.names_of(args, split.classes, model.output_shape[-1])
+        outputs = outputs_of(split.classes, len(names))
+        names = [names[i] for i in outputs]
+        write(args, result, labels, predictions, names)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(str(error))
-    result |= {
-        "options": {k: str(v) for k, v in vars(args).items()},
-        "preprocessing": dataclasses.asdict(row),
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("keras", keras.backend.backend())
-        },
-    }
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("result.json", json.dumps(result, indent=2)),
-        ("result.md", table(args, result)),
-    ):
-        resume.write(args.out / name, text)
-    print(HEADER + table(args, result), end="")
-    try:
-        path = args.out / "confusion.png"
-        pictures.confusion(labels, predictions, split.classes, path)
-    except ImportError as error:  # the numbers count without it, too
-        print(f"No confusion.png: {error}. Run `pip install '.[train]'`.")
 
 
 if __name__ == "__main__":

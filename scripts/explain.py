@@ -1,12 +1,16 @@
 r"""Shows what a network has learnt, on the pictures it was not trained with.
 
-    python scripts/explain.py resnext29 --data cifar10.npz --out runs/explain
-    python scripts/explain.py runs/flowers/model.keras --size 64 \
+    python scripts/explain.py runs/flowers/model.keras \
         --data flowers/ --out runs/flowers/explained
+    python scripts/explain.py resnext29 --weights cifar10 \
+        --data cifar10.npz --out runs/explain
+    python scripts/explain.py resnext50_32x4d --data imagenette2/ \
+        --out runs/imagenette
 
-The network is a .keras file that takes what `preprocess_input` returns, as
-`train.py` writes it, or resnext29 with the weights that ship. --data is what
-train.py takes. Needs TensorFlow, and `pip install ".[examples]"`.
+The network, its weights and --data are what evaluate.py takes. Pictures get
+the preprocessing of the checkpoint, or what train.py's result.json beside a
+file says, else that of `preprocess_input`; --size is for other sizes. Needs
+TensorFlow, and `pip install ".[examples]"`.
 
 Writes explain.html into --out, a page with all pictures in it, and the same as
 PNG files: worst.png and best.png, the predictions with the least and the most
@@ -30,12 +34,13 @@ from unittest import mock
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import data
+import evaluate
 import keras
+import networks
 import numpy as np
 import pictures
 import report
 import resume
-from tqdm import tqdm
 
 import keras_resnext
 
@@ -52,7 +57,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("model", help="a .keras file, or resnext29")
+    networks.add_arguments(parser)
     parser.add_argument("--data", required=True)
     parser.add_argument("--data-dir", help="where TFDS data are prepared")
     parser.add_argument("--holdout", type=float, default=0.2)
@@ -66,46 +71,23 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def load_model(name, classes):
-    """Returns the network and the names of its classes.
+def load_model(args):
+    """Returns the network and what makes an input of a picture.
 
     Raises:
-        ValueError: If it does not classify into so many classes.
+        ValueError: If neither the network nor --size tell the pictures' size.
     """
-    if name == "resnext29":
-        model = keras_resnext.ResNeXt29(input_shape=(None, None, 3))
-        names = keras_resnext.decode_predictions(np.zeros((1, 10)), 10)[0]
-        names = [name for _, name, _ in names]
-    elif name.endswith(".keras"):
-        model = keras.models.load_model(name, compile=False)
-        names = classes
-    else:
-        raise ValueError(
-            "The network must be a .keras file or resnext29. Received: "
-            f"{name}. Check the path."
-        )
-    outputs = model.output_shape[-1]
-    if outputs != len(classes):
-        raise ValueError(
-            "The data must have as many classes as the network. Received: "
-            f"{len(classes)} classes for {outputs} outputs. Pass the data "
-            "that the network was trained with."
-        )
-    return model, names
-
-
-def make_transform(model, size):
-    """Returns what makes an input of a picture, as in train.py's tests."""
-    size = size or model.input_shape[1]
-    if size is None:
-        raise ValueError(
-            "--size must be given for a network that takes pictures of any "
-            "size. Received: --size=None. Pass the side, in pixels, that it "
-            "was trained for."
-        )
-    row = keras_resnext.eval_transform("resnext50_32x4d").checkpoint
-    row = dataclasses.replace(row, resize=size, crop=size)
-    return keras_resnext.eval_transform(row)
+    model, row = networks.load(args, args.size, args.size)
+    if row is None:
+        size = args.size or model.input_shape[1]
+        if size is None:
+            raise ValueError(
+                "--size must be given for a network that takes pictures of "
+                "any size. Received: --size=None. Pass the side, in pixels, "
+                "that it was trained for, or --checkpoint."
+            )
+        row = dataclasses.replace(networks.USUAL, resize=size, crop=size)
+    return model, keras_resnext.eval_transform(row)
 
 
 def activation(model):
@@ -113,22 +95,14 @@ def activation(model):
     return getattr(model.layers[-1], "activation", keras.activations.linear)
 
 
-def predict(model, images, transform, batch_size):
-    """Returns probabilities, `(n, classes)`."""
-    if not len(images):
-        raise ValueError(
-            "There must be pictures to test with. Received: 0 pictures. Add "
-            "some, or pass a greater --holdout."
-        )
-    starts = range(0, len(images), batch_size)
-    scores = []
-    for i in tqdm(starts, "Predicting", unit=" batches", disable=None):
-        batch = [transform(image) for image in images[i : i + batch_size]]
-        scores.append(model.predict_on_batch(np.stack(batch)))
-    scores = np.concatenate(scores).astype("float32")
+def predict(model, images, transform, args):
+    """Returns probabilities, `(n, classes)`, and the pictures' indices."""
+    scores, kept = networks.predict(
+        model, images, transform, args.batch_size, args.on_corrupt
+    )
     if activation(model) is keras.activations.linear:
         scores = keras.ops.convert_to_numpy(keras.ops.softmax(scores))
-    return scores
+    return scores, kept
 
 
 def last_features(model):
@@ -181,7 +155,8 @@ def grad_cam(model, images, classes):
     with contextlib.ExitStack() as stack:
         tape = tf.GradientTape(watch_accessed_variables=False)
         stack.enter_context(tape)
-        # What the tape has to watch may be deep inside of the model.
+        # A network that is one layer of the model has its maps in another
+        # graph: no `keras.Model` leads from the model's inputs to them.
         stack.enter_context(mock.patch.object(layer, "call", watched))
         linear = keras.activations.linear
         if activation(model) is not linear:
@@ -197,32 +172,48 @@ def grad_cam(model, images, classes):
     return heat / np.maximum(most, np.finfo("float32").tiny)
 
 
-def draw_predictions(model, split, transform, scores, names, args):
-    """Draws the worst and the best predictions."""
-    labels = split.labels
+def pages(labels, scores, count):
+    """Returns the worst and the best predictions, by the page's name.
+
+    Args:
+        labels: The true classes, integers `(n,)`.
+        scores: Probabilities, `(n, classes)`.
+        count: Number of predictions on a page.
+
+    Returns:
+        A dict of `"worst"` and `"best"`: indices, the least and the most
+        probable truth first.
+    """
     truth = scores[np.arange(len(labels)), labels]
     order = np.argsort(truth, kind="stable")
+    return {"worst": order[:count], "best": order[::-1][:count]}
+
+
+def caption(label, scores, names):
+    """Returns what is said of one picture."""
+    text, best = f"{names[label]} {scores[label]:.0%}", scores.argmax()
+    if best == label:
+        return text
+    return f"{text}, taken for {names[best]} {scores[best]:.0%}"
+
+
+def draw_predictions(model, images, transform, captions, best, path):
+    """Draws predictions, each with what speaks for the predicted class.
+
+    Args:
+        model: The network.
+        images: Pictures, as those of a `data.Split`.
+        transform: What makes an input of a picture.
+        captions: A text for each.
+        best: The predicted classes, integers `(n,)`.
+        path: PNG file to write, named after its page.
+    """
+    images = np.stack([transform(image) for image in images])
     row = transform.checkpoint
-    for page, chosen in (("worst", order), ("best", order[::-1])):
-        chosen = chosen[: args.count]
-        best = scores[chosen].argmax(-1)
-        images = np.stack([transform(split.images[i]) for i in chosen])
-        heat = grad_cam(model, images, best)
-        examples = [
-            (
-                np.clip(images[k] * row.std + row.mean, 0, 1),
-                heat[k],
-                f"{names[labels[i]]} {truth[i]:.0%}"
-                + (
-                    f", taken for {names[best[k]]} {scores[i, best[k]]:.0%}"
-                    if best[k] != labels[i]
-                    else ""
-                ),
-            )
-            for k, i in enumerate(chosen)
-        ]
-        path = args.out / f"{page}.png"
-        pictures.overlays(examples, CAPTIONS[page], path)
+    shown = np.clip(images * row.std + row.mean, 0, 1)
+    heat = grad_cam(model, images, best)
+    examples = list(zip(shown, heat, captions, strict=True))
+    pictures.overlays(examples, CAPTIONS[path.stem], path)
 
 
 def draw_training(log, path):
@@ -259,28 +250,49 @@ def write_page(out, title):
     resume.write(out / "explain.html", text)
 
 
+def explain(args, test):
+    """Predicts, draws and writes the page; returns its title."""
+    model, transform = load_model(args)
+    outputs = evaluate.outputs_of(test.classes, model.output_shape[-1])
+    names = networks.names_of(args, test.classes, model.output_shape[-1])
+    scores, kept = predict(model, test.images, transform, args)
+    labels, best = outputs[test.labels[kept]], scores.argmax(-1)
+    with pictures.writing(args.out):
+        for page, chosen in pages(labels, scores, args.count).items():
+            draw_predictions(
+                model,
+                [test.images[i] for i in kept[chosen]],
+                transform,
+                [caption(labels[i], scores[i], names) for i in chosen],
+                best[chosen],
+                args.out / f"{page}.png",
+            )
+        # Of more classes than the data has, their rows would be empty.
+        pictures.confusion(
+            test.labels[kept],
+            scores[:, outputs].argmax(-1),
+            [names[i] for i in outputs],
+            args.out / "confusion.png",
+        )
+        log = pathlib.Path(args.model).with_name("log.csv")
+        (args.out / "training.png").unlink(missing_ok=True)  # of another run
+        draw_training(log, args.out / "training.png")
+        right = (best == labels).mean()
+        title = f"{args.model} on {args.data}: {right:.2%} of the test pictures"
+        write_page(args.out, title)
+    return title
+
+
 def main():
-    """Predicts, draws and writes the page."""
+    """Writes the page, and prints where it is."""
     args = parse_arguments()
     try:
         _, test = data.load(
             args.data, args.data_dir, args.holdout, args.seed, args.on_corrupt
         )
-        model, names = load_model(args.model, test.classes)
-        transform = make_transform(model, args.size)
-        scores = predict(model, test.images, transform, args.batch_size)
-        args.out.mkdir(parents=True, exist_ok=True)
-        draw_predictions(model, test, transform, scores, names, args)
+        title = explain(args, test)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(str(error))
-    best = scores.argmax(-1)
-    pictures.confusion(test.labels, best, names, args.out / "confusion.png")
-    log = pathlib.Path(args.model).with_name("log.csv")
-    (args.out / "training.png").unlink(missing_ok=True)  # of another run
-    draw_training(log, args.out / "training.png")
-    right = (best == test.labels).mean()
-    title = f"{args.model} on {args.data}: {right:.2%} of the test pictures"
-    write_page(args.out, title)
     print(title)
     print(f"Page: {args.out / 'explain.html'}")
 

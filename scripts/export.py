@@ -1,5 +1,6 @@
 r"""Exports a network to one runtime or all of them, each file proven.
 
+    python scripts/export.py resnext29 --weights cifar10 --out served/cifar10
     python scripts/export.py resnext50_32x4d --out served/resnext50
     python scripts/export.py resnext50_32x4d --out served/resnext50 \
         --format litert --precision int8 --calibration pictures/
@@ -14,6 +15,7 @@ its difference from the Keras model on photographs, and its latency; at the
 end, all of them as one Markdown table. Names of other precisions than float32
 carry it: OUT/bfloat16/1/, OUT/model.float16.onnx, OUT/openvino.float16/.
 
+A network that train.py wrote needs neither --checkpoint nor --labels.
 `--weights random` needs no network, and shows sizes, differences and times;
 what such a model answers means nothing.
 """
@@ -23,14 +25,10 @@ import itertools
 import pathlib
 import sys
 
-import keras
-import numpy as np
-import random_weights
+import networks
 
-import keras_resnext
 from keras_resnext.export import export
-from keras_resnext.formats import FORMATS, PICTURES
-from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, resolve
+from keras_resnext.formats import FORMATS
 
 FILES = {
     "saved_model": "",
@@ -46,12 +44,8 @@ def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("model", help="an architecture, or a .keras file")
+    networks.add_arguments(parser)
     parser.add_argument("--out", required=True, type=pathlib.Path)
-    parser.add_argument(
-        "--weights", default="imagenet", help="its tag, or random"
-    )
-    parser.add_argument("--accept-noncommercial", action="store_true")
     parser.add_argument(
         "--format",
         nargs="+",
@@ -66,10 +60,6 @@ def parse_arguments():
         help="`all`, here or above, leaves out what a format does not have",
     )
     parser.add_argument(
-        "--checkpoint",
-        help="of a .keras file: whose preprocessing pictures get",
-    )
-    parser.add_argument(
         "--labels", type=pathlib.Path, help="file of one class name a line"
     )
     parser.add_argument("--top", type=int, default=5, help="classes to return")
@@ -82,41 +72,14 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def load(arguments):
-    """Returns the model and its checkpoint, or None."""
-    if arguments.model.endswith(".keras"):
-        return keras.models.load_model(arguments.model), arguments.checkpoint
-    if arguments.weights == "random":
-        return load_random(arguments.model)
-    row = resolve(
-        arguments.model, arguments.weights, arguments.accept_noncommercial
-    )
-    # ResNeXt29 has no weights with another licence, hence no such argument.
-    options = {} if row.commercial else {"accept_noncommercial": True}
-    shape = (row.crop, row.crop, 3)
-    construct = constructor(arguments.model)
-    return construct(weights=row.tag, input_shape=shape, **options), row
-
-
-def constructor(architecture):
-    """Returns the function that builds an architecture."""
-    if architecture not in ARCHITECTURES:
-        resolve(architecture, None)  # its error names all there are
-    return getattr(keras_resnext, ARCHITECTURES[architecture].constructor)
-
-
-def load_random(architecture):
-    """Returns a model of random weights, with a checkpoint's preprocessing."""
-    construct = constructor(architecture)
-    rows = [
-        row for (name, _), row in CHECKPOINTS.items() if name == architecture
-    ]
-    row = rows[0] if rows else CHECKPOINTS["resnext50_32x4d", "imagenet1k_v1"]
-    keras.utils.set_random_seed(0)
-    model = construct(weights=None, input_shape=(row.crop, row.crop, 3))
-    transform = keras_resnext.eval_transform(row)
-    images = np.stack([transform(picture) for picture in PICTURES])
-    return random_weights.fill(model, images), row
+def read_labels(arguments):
+    """Returns the classes' names, or `None` for those of the checkpoint."""
+    if arguments.labels is not None:
+        return arguments.labels.read_text("utf-8").splitlines()
+    file, _ = networks.find(arguments)
+    if file is None or arguments.checkpoint is not None:
+        return None
+    return networks.trained(file)[1]
 
 
 def artifacts(formats, precisions, calibration):
@@ -176,10 +139,8 @@ def main():
         pairs = artifacts(
             arguments.format, arguments.precision, arguments.calibration
         )
-        labels = arguments.labels
-        if labels is not None:
-            labels = labels.read_text("utf-8").splitlines()
-        model, checkpoint = load(arguments)
+        labels = read_labels(arguments)
+        model, checkpoint = networks.load(arguments)
         reports = [
             export(
                 model,

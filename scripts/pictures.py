@@ -3,6 +3,8 @@
 Needs matplotlib and scikit-learn: `pip install ".[examples]"`.
 """
 
+import contextlib
+
 import resume
 
 # Up to so many classes, numbers and names stay readable.
@@ -18,14 +20,11 @@ def confusion(labels, predictions, classes, path):
         classes: Names of all classes, in the order of these integers.
         path: PNG file to write. A row has the shares of a true class.
     """
-    plt = _pyplot()
-    from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+    plt = pyplot()
+    from sklearn.metrics import ConfusionMatrixDisplay
 
     count = len(classes)
-    # Of a class without pictures there is nothing to divide: its row is 0.
-    shares = confusion_matrix(
-        labels, predictions, labels=range(count), normalize="true"
-    )
+    shares = confusion_shares(labels, predictions, count)
     side = min(4 + 0.55 * count, 16)
     figure, axis = plt.subplots(figsize=(side, side), layout="constrained")
     named = count <= _MOST_NAMES
@@ -43,7 +42,26 @@ def confusion(labels, predictions, classes, path):
     axis.set(xlabel="predicted", ylabel="true")
     right = sum(a == b for a, b in zip(labels, predictions, strict=True))
     axis.set_title(f"{right:,} of {len(labels):,} right")
-    _save(figure, path)
+    save(figure, path)
+
+
+def confusion_shares(labels, predictions, count):
+    """Returns the share of each true class that is taken for each class.
+
+    Args:
+        labels: The true classes, integers `(n,)`.
+        predictions: The predicted ones, integers `(n,)`.
+        count: Number of classes.
+
+    Returns:
+        Array `(count, count)`, a row for a true class. A row sums up to 1, or
+        to 0 where there are no pictures of that class.
+    """
+    from sklearn.metrics import confusion_matrix
+
+    return confusion_matrix(
+        labels, predictions, labels=range(count), normalize="true"
+    )
 
 
 def overlays(examples, title, path):
@@ -55,7 +73,7 @@ def overlays(examples, title, path):
         title: Title of the page.
         path: PNG file to write.
     """
-    plt = _pyplot()
+    plt = pyplot()
     columns = 4
     rows = -(-len(examples) // columns)
     figure = plt.figure(figsize=(14, 0.4 + 2.05 * rows), layout="constrained")
@@ -77,18 +95,38 @@ def overlays(examples, title, path):
             interpolation="bilinear",
             extent=(0, width, height, 0),
         )
-    _save(figure, path)
+    save(figure, path)
 
 
-def _pyplot():
+@contextlib.contextmanager
+def writing(folder):
+    """Makes a folder for what is written inside of the `with` statement.
+
+    Raises:
+        OSError: If that cannot be written; the message is for users.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise OSError(
+            "--out must be a folder that can be written and has room. "
+            f"Received: {folder} ({error.strerror or error}). Choose another "
+            "one, or make room."
+        ) from error
+
+
+def pyplot():
+    """Returns `matplotlib.pyplot`, which then opens no window."""
     import matplotlib
 
-    matplotlib.use("Agg")  # no window
+    matplotlib.use("Agg")
     from matplotlib import pyplot
 
     return pyplot
 
 
-def _save(figure, path):
-    resume.write(path, lambda file: figure.savefig(file, dpi=100, format="png"))
-    _pyplot().close(figure)
+def save(figure, path, dpi=100):
+    """Writes a figure as a PNG file, whole or not at all, and closes it."""
+    resume.write(path, lambda file: figure.savefig(file, dpi=dpi, format="png"))
+    pyplot().close(figure)

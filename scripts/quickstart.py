@@ -11,6 +11,7 @@ pictures come with scikit-image and scikit-learn; no network is needed.
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -18,13 +19,14 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-import matplotlib
 import numpy as np
+import pictures
 import skimage
 import sklearn.datasets
 import sklearn.model_selection
 
 import keras_resnext
+from keras_resnext.export import export
 
 OUT = pathlib.Path("runs/quickstart")
 # Loads the export as a stranger would: with TensorFlow alone.
@@ -32,7 +34,9 @@ STRANGER = """
 import sys, numpy, tensorflow
 served = tensorflow.saved_model.load(sys.argv[1])
 images = numpy.load(sys.argv[2])
-numpy.save(sys.argv[3], served.serve(images).numpy())
+run = served.signatures["serving_default"]
+outputs = run(tensorflow.constant(images))["outputs"]
+numpy.save(sys.argv[3], outputs.numpy())
 assert "keras_resnext" not in set(sys.modules)
 """
 
@@ -89,10 +93,16 @@ def fine_tune(images, labels):
     return model, history.history, x_test
 
 
-def export(model, images):
-    """Returns the largest difference of another process's answer."""
+def serve(model, images):
+    """Exports; returns the largest difference of another process's answer."""
+    shutil.rmtree(OUT / "digits", ignore_errors=True)  # of an earlier run
+    export(
+        model,
+        OUT / "digits",
+        checkpoint="resnext29/cifar10",
+        labels=list("0123456789"),
+    )
     answer = model.predict(images, verbose=0)
-    model.export(OUT / "digits" / "1", verbose=False)
     np.save(OUT / "images.npy", images)
     files = [OUT / "digits" / "1", OUT / "images.npy", OUT / "answer.npy"]
     subprocess.run([sys.executable, "-c", STRANGER, *files], check=True)
@@ -103,9 +113,7 @@ def export(model, images):
 
 def draw(photographs, guesses, history, images, model):
     """Draws photographs, guesses, the training and some digits read."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pictures.pyplot()
     figure = plt.figure(figsize=(12, 7), layout="constrained")
     top, bottom = figure.subfigures(2, height_ratios=[3, 2])
     top.suptitle("Photographs, by ResNeXt29(weights='cifar10')")
@@ -135,7 +143,7 @@ def draw(photographs, guesses, history, images, model):
         axis.imshow(image, cmap="gray")
         axis.set_title(str(digit))
         axis.axis("off")
-    figure.savefig(OUT / "quickstart.png", dpi=100)
+    pictures.save(figure, OUT / "quickstart.png")
 
 
 def main():
@@ -145,7 +153,7 @@ def main():
     keras.utils.set_random_seed(0)
     photographs, guesses = classify()
     model, history, x_test = fine_tune(*load_digits())
-    difference = export(model, x_test)
+    difference = serve(model, x_test)
     draw(photographs, guesses, history, x_test, model)
 
     print(f"\n{'photograph':12}best guesses")

@@ -7,7 +7,7 @@ r"""Classifies pictures with a model in TensorFlow Serving.
 Asks the signature `serving_bytes` of what `keras_resnext.export.export` wrote:
 the files go as they are, and the server decodes, resizes and classifies them.
 Prints a line for each picture: its name and its best classes, or why it could
-not be decoded; the exit status is 1 if there was such a picture.
+not be read or decoded; the exit status is 1 if there was such a picture.
 """
 
 import argparse
@@ -52,11 +52,11 @@ def rest(url, model, timeout):
                 },
                 timeout=timeout,
             )
-        except requests.RequestException as error:
+            if not response.ok:
+                sys.exit(f"{response.status_code} from {url}: {response.text}")
+            answers = response.json()["predictions"]
+        except (requests.RequestException, KeyError, TypeError) as error:
             sys.exit(f"{type(error).__name__} from {url}: {error}")
-        if not response.ok:
-            sys.exit(f"{response.status_code} from {url}: {response.text}")
-        answers = response.json()["predictions"]
         return [(a["labels"], a["scores"], a["errors"]) for a in answers]
 
     return ask
@@ -64,11 +64,19 @@ def rest(url, model, timeout):
 
 def grpc(target, model, timeout):
     """Returns a function from encoded pictures to answers, over gRPC."""
-    import grpc
-    import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2
-    from tensorflow_serving.apis import prediction_service_pb2_grpc as service
-
+    try:
+        import grpc
+        import tensorflow as tf
+        from tensorflow_serving.apis import predict_pb2
+        from tensorflow_serving.apis import (
+            prediction_service_pb2_grpc as service,
+        )
+    except ImportError as error:
+        sys.exit(
+            "--grpc needs the packages grpcio and tensorflow-serving-api. "
+            f"Received: --grpc={target} ({error}). Run `pip install "
+            '".[export]"`, or ask with --rest.'
+        )
     stub = service.PredictionServiceStub(grpc.insecure_channel(target))
 
     def ask(pictures):
@@ -101,7 +109,23 @@ def files(paths):
                 f"{path}, which does not exist. Check the path."
             )
         inside = sorted(p for p in path.rglob("*") if p.is_file())
-        found += inside if path.is_dir() else [path]
+        if path.is_dir() and not inside:
+            sys.exit(
+                "A folder must hold pictures. Received: "
+                f"{path}, which has no files. Check the path."
+            )
+        found += inside or [path]
+    return found
+
+
+def read(paths):
+    """Returns those of the files that can be read, and what is in them."""
+    found = {}
+    for path in paths:
+        try:
+            found[path] = path.read_bytes()
+        except OSError as error:
+            tqdm.write(f"{path}: {error.strerror}.")
     return found
 
 
@@ -117,9 +141,11 @@ def main():
     with tqdm(total=len(paths), unit="picture") as progress:
         for start in range(0, len(paths), arguments.batch_size):
             batch = paths[start : start + arguments.batch_size]
-            answers = ask([path.read_bytes() for path in batch])
+            pictures = read(batch)
+            broken += len(batch) - len(pictures)
+            answers = ask(list(pictures.values())) if pictures else []
             for path, (labels, scores, error) in zip(
-                batch, answers, strict=True
+                pictures, answers, strict=True
             ):
                 best = (
                     f"{label} {score:.1%}"

@@ -1,5 +1,6 @@
 """The accuracy that scripts/evaluate.py measures, against another way."""
 
+import argparse
 import importlib.util
 import json
 import os
@@ -18,6 +19,7 @@ SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 import data  # noqa: E402
 import evaluate  # noqa: E402
+import networks  # noqa: E402
 
 PACKAGED = pathlib.Path(keras_resnext.__file__).with_name("pictures")
 COLOURS = {
@@ -133,16 +135,18 @@ def test_classes_by_cifars_names_or_by_position():
         evaluate.outputs_of(["a", "b"], 1000)
 
 
-def test_numbers_get_the_outputs_names():
-    def named(classes, outputs):
-        split = data.Split([], np.array([], "int64"), classes)
-        return evaluate.with_names(split, outputs).classes
-
+@pytest.mark.parametrize(
+    ("model", "own", "expected"),
+    [
+        ("resnext29", None, "cat"),
+        ("resnext29", 10, "3"),  # a head of one's own
+        ("mine.keras", None, "3"),
+    ],
+)
+def test_numbers_get_the_outputs_names(model, own, expected):
+    args = argparse.Namespace(model=model, classes=own)
     digits = [str(i) for i in range(10)]
-    assert named(digits, 10)[3::6] == ["cat", "truck"]
-    assert named([str(i) for i in range(1000)], 1000)[0] == "tench"
-    for own, outputs in ((digits[:3], 3), (digits, 1000), (["a"] * 10, 10)):
-        assert named(own, outputs) == own
+    assert networks.names_of(args, digits, 10)[3] == expected
 
 
 def test_corrupt_pictures(folder, capsys):
@@ -261,6 +265,18 @@ def test_says_what_is_wrong(folder, monkeypatch, arguments, message):
     )
     with pytest.raises(SystemExit, match=message):
         evaluate.main()
+
+
+def test_an_unwritable_folder_is_said_so(folder, tmp_path, monkeypatch, capsys):
+    greedy_net().save(tmp_path / "net.keras")
+    (tmp_path / "out").write_text("")
+    command = ["evaluate", str(tmp_path / "net.keras"), "--data", str(folder)]
+    command += ["--checkpoint", "resnext29/cifar10", "--holdout", "1"]
+    monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="--out must be a folder that can be"):
+        evaluate.main()
+    # What was measured is not lost.
+    assert "| net.keras | - | pictures | 6 | " in capsys.readouterr().out
 
 
 def test_folder_of_other_files(tmp_path):

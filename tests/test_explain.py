@@ -1,6 +1,7 @@
 """Pictures of what was learnt, and the pyramid of README at work."""
 
 import base64
+import json
 import pathlib
 import re
 import subprocess
@@ -14,6 +15,7 @@ from PIL import Image
 import keras_resnext
 
 ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",
     reason="Grad-CAM uses TensorFlow's tape",
@@ -63,8 +65,13 @@ def test_page(model, folder, tmp_path):
         "epoch,loss,val_loss,accuracy,val_accuracy,learning_rate\n"
         "0,1,1.2,0.5,0.4,0.1\n1,0.8,1.1,0.6,0.5,0.05\n"
     )
+    # The pictures' size is train.py's.
+    options = {"test_size": None, "sizes": [8, 16], "test_resize": None}
+    (model.parent / "result.json").write_text(
+        json.dumps({"options": options, "classes": ["a", "b"]})
+    )
     out = tmp_path / "out"
-    options = ("--size", 16, "--data", folder, "--holdout", 0.5)
+    options = ("--data", folder, "--holdout", 0.5)
     result = explain(model, *options, "--out", out)
     assert result.returncode == 0, result.stderr
     assert "Skipped: " in result.stderr and "broken.png" in result.stderr
@@ -79,17 +86,21 @@ def test_page(model, folder, tmp_path):
     right = re.search(r"([\d.]+)% of the test pictures", result.stdout)[0]
     assert right in page
     log.unlink()
+    (model.parent / "result.json").unlink()
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
         (dict(size=None), r"--size must be given .* --size=None\. Pass"),
-        (dict(model="other"), r"a \.keras file or resnext29\. Received: other"),
-        (dict(model="resnext29"), r"2 classes for 10 outputs\. Pass"),
-        (dict(holdout=0), r"pictures to test with\. Received: 0 pictures\. A"),
+        (dict(model="other"), r"a \.keras file or an arch.*Received: other"),
+        (
+            dict(model="resnext29", weights="cifar10"),
+            r"Received: 2 classes \(blue, red, .*for 10 outputs\. Pass",
+        ),
+        (dict(holdout=0), r"Pictures to test with .*: 0 pictures\. Add some"),
         (dict(on_corrupt="fail"), r"Received: .*broken\.png \(.*\)\. Remove"),
-        (dict(data="one"), r"Received: 1 classes for 2 outputs\. Pass"),
+        (dict(data="one"), r"Received: 1 classes .* for 2 outputs\. Pass"),
         (dict(data="empty"), r"Received: .*void without any\. Add some"),
         (dict(data="nowhere"), r"Received: nowhere, .* Check the path"),
     ],
@@ -114,8 +125,80 @@ def test_bad_input(options, message, model, folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_heat_maps(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+def test_an_unwritable_page_is_said_so(model, folder, tmp_path):
+    (tmp_path / "out").write_text("")
+    options = ("--size", 16, "--data", folder, "--out", tmp_path / "out")
+    result = explain(model, *options)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    message = "--out must be a folder that can be written"
+    assert result.stderr.splitlines()[-1].startswith(message)
+
+
+def test_worst_and_best_are_the_least_and_most_probable_truths():
+    import explain as script
+
+    labels = np.array([0, 1, 2, 0, 1])
+    scores = np.array(
+        [
+            [0.2, 0.7, 0.1],  # taken for 1
+            [0.1, 0.8, 0.1],
+            [0.3, 0.3, 0.4],
+            [0.95, 0.0, 0.05],
+            [0.99, 0.01, 0.0],  # taken for 0
+        ]
+    )
+    chosen = script.pages(labels, scores, 3)
+    assert chosen["worst"].tolist() == [4, 0, 2]
+    assert chosen["best"].tolist() == [3, 1, 2]
+    captions = [script.caption(labels[i], scores[i], "abc") for i in (0, 3)]
+    assert captions == ["a 20%, taken for b 70%", "a 95%"]
+
+
+def test_confusion_counts():
+    import pictures
+
+    shares = pictures.confusion_shares([0, 0, 0, 0, 2], [0, 0, 0, 2, 1], 3)
+    assert shares.tolist() == [[0.75, 0, 0.25], [0, 0, 0], [0, 1, 0]]
+
+
+def test_pages_of_a_checkpoint(folder, tmp_path, monkeypatch, capsys):
+    """Three of ten classes, by an architecture and its weights."""
+    import explain as script
+    import pictures
+
+    (folder / "red" / "broken.png").unlink()
+    (folder / "red").rename(folder / "ship")
+    (folder / "blue").rename(folder / "cat")
+    drawn = {}
+    draw = pictures.overlays
+
+    def overlays(examples, title, path):
+        drawn[path.stem] = examples
+        draw(examples, title, path)
+
+    monkeypatch.setattr(pictures, "overlays", overlays)
+    command = ["explain", "resnext29", "--weights", "cifar10", "--data"]
+    command += [str(folder), "--holdout", "1", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [*command, "--count", "30"])
+    script.main()
+
+    paths = sorted(folder.rglob("*.png"))
+    transform = keras_resnext.eval_transform("resnext29/cifar10")
+    model = keras_resnext.ResNeXt29(weights="cifar10")
+    scores = model(np.stack([transform(path) for path in paths]))
+    truth = np.asarray(scores)[range(24), [3] * 12 + [8] * 12]
+    for page, order in (("worst", 1), ("best", -1)):
+        captions = [caption for _, _, caption in drawn[page]]
+        found = [float(re.search(r" (\d+)%", text)[1]) for text in captions]
+        expected = 100 * np.sort(truth)[::order]
+        np.testing.assert_allclose(found, expected, atol=0.51)
+        assert all(text.startswith(("cat ", "ship ")) for text in captions)
+    right = (np.asarray(scores).argmax(-1) == [3] * 12 + [8] * 12).mean()
+    assert f"{right:.2%} of the test pictures" in capsys.readouterr().out
+
+
+def test_heat_maps():
     import explain as script
 
     # Pooling and one dense layer: the gradient is known without a tape.

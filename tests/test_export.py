@@ -1,9 +1,11 @@
 """Every artifact in its own runtime, as a stranger would load it."""
 
+import argparse
 import base64
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import http.server
 import importlib.util
 import io
@@ -19,6 +21,13 @@ import threading
 import keras
 import numpy as np
 import pytest
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+    text_format,
+    wrappers_pb2,
+)
 from PIL import Image
 
 import keras_resnext
@@ -32,6 +41,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
+import networks
 import random_weights
 
 export = module.export
@@ -133,6 +143,11 @@ def files(path):
     return [p for p in (path, *path.rglob("*")) if p.is_file()]
 
 
+def compiles(path):
+    """Whether something in an artifact needs XLA."""
+    return any(b"_XlaMustCompile" in p.read_bytes() for p in files(path))
+
+
 def difference(outputs, expected):
     return np.abs(outputs - expected).max() / np.abs(expected).max()
 
@@ -199,9 +214,7 @@ def test_artifact_in_its_runtime(artifact, network, name, format):
     assert report.max_difference < 1e-5
     assert report.agreement == 1.0
     assert report.size == sum(p.stat().st_size for p in files(report.path))
-    assert not any(
-        b"_XlaMustCompile" in p.read_bytes() for p in files(report.path)
-    )
+    assert not compiles(report.path)
     model, side = network(name)
     images = photographs(side)
     expected = np.asarray(model(images))
@@ -282,6 +295,7 @@ def test_reduced_precision(small, tmp_path, format, precision, allowed):
     assert 0 < report.max_difference < allowed
     assert report.agreement >= 0.75
     assert report.size < whole.size
+    assert not compiles(report.path)
     outputs = RUNTIMES[format](report.path)(photographs(32))
     assert outputs.dtype == "float32"
 
@@ -398,6 +412,7 @@ def test_stock_grouped_convolution_fails_where_ours_works(loader, tmp_path):
     inputs = keras.Input((8, 8, 8))
     stock = keras.Model(inputs, keras.layers.Conv2D(8, 3, groups=2)(inputs))
     stock.export(tmp_path / "stock", verbose=False)
+    assert compiles(tmp_path / "stock")
     images = np.zeros((1, 8, 8, 8), "float32")
     with pytest.raises(AssertionError, match="XLA compilation disabled"):
         loader(tmp_path / "stock", "serving_default", images, "1")
@@ -406,22 +421,48 @@ def test_stock_grouped_convolution_fails_where_ours_works(loader, tmp_path):
     assert answer["outputs"].shape == (1, 6, 6, 8)
 
 
-def test_fresh_process_without_the_package(artifact, tmp_path):
-    path = artifact("resnext29", "saved_model").path
-    picture = formats.PICTURES[0]
-    code = f"""
-import sys
+def test_fresh_process_without_the_package(artifact, network, tmp_path):
+    code = """
+import pathlib, sys
 sys.modules["keras_resnext"] = sys.modules["keras"] = None
-import pathlib
+import numpy as np
 import tensorflow as tf
-model = tf.saved_model.load({str(path)!r})
-images = tf.zeros((2, 32, 32, 3))
-assert model.signatures["serving_default"](images)["outputs"].shape == (2, 10)
-picture = pathlib.Path({str(picture)!r}).read_bytes()
-answer = model.signatures["serving_bytes"](tf.constant([picture]))
-assert answer["labels"].shape == (1, 5)
+
+for name in sys.argv[1:]:
+    model = tf.saved_model.load(pathlib.Path(name, "artifact").read_text())
+    data = np.load(pathlib.Path(name, "data.npz"))
+    for count in (1, 3):
+        images, expected = data["images"][:count], data["expected"][:count]
+        run = model.signatures["serving_default"]
+        outputs = run(tf.constant(images))["outputs"].numpy()
+        assert np.abs(outputs - expected).max() < 1e-4 * expected.max()
+        run = model.signatures["serving_bytes"]
+        answer = run(tf.constant(data["pictures"][:count]))
+        assert answer["labels"].shape == (count, 5)
+        scores = answer["scores"].numpy()[:, 0] / expected.max(-1)
+        assert np.abs(scores - 1).max() < 0.02
+    print(name)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    for name in NETWORKS:
+        model, side = network(name)
+        images, folder = photographs(side), tmp_path / name
+        folder.mkdir()
+        path = artifact(name, "saved_model").path
+        (folder / "artifact").write_text(str(path))
+        np.savez(
+            folder / "data.npz",
+            images=images,
+            expected=np.asarray(model(images)),
+            pictures=np.array(jpegs()),
+        )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *NETWORKS],
+        check=True,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert result.stdout.split() == list(NETWORKS)
 
 
 def test_broken_pictures_have_their_own_errors(artifact):
@@ -494,7 +535,7 @@ def test_transform_pads_what_is_smaller_than_the_cut():
         assert np.abs(actual - expected).max() < 2.01 / 255 / 0.224
 
 
-def test_warm_up_requests_and_batching(artifact):
+def test_warm_up_requests(artifact):
     logs = pytest.importorskip(
         "tensorflow_serving.apis.prediction_log_pb2",
         reason="tensorflow-serving-api is missing",
@@ -513,8 +554,47 @@ def test_warm_up_requests_and_batching(artifact):
         inputs = {name: tf.constant(tf.make_ndarray(value))}
         model.signatures[asked[-1]](**inputs)
     assert asked == ["serving_default", "serving_bytes"]
-    batching = path.parent / "batching_parameters.txt"
-    assert "max_batch_size { value: 32 }" in batching.read_text("utf-8")
+
+
+def batching_message():
+    """TensorFlow Serving's `BatchingParameters`, which its package lacks.
+
+    Source: session_bundle_config.proto; of its fields those for all sessions.
+    """
+    proto = descriptor_pb2.FileDescriptorProto(
+        name="batching.proto",
+        syntax="proto3",
+        dependency=[wrappers_pb2.DESCRIPTOR.name],
+    )
+    message = proto.message_type.add(name="BatchingParameters")
+    for name in (
+        "max_batch_size",
+        "batch_timeout_micros",
+        "max_enqueued_batches",
+        "num_batch_threads",
+    ):
+        message.field.add(
+            name=name,
+            number=1 + len(message.field),
+            type="TYPE_MESSAGE",
+            type_name=".google.protobuf.Int64Value",
+        )
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.AddSerializedFile(proto.SerializeToString())
+    found = pool.FindMessageTypeByName("BatchingParameters")
+    return message_factory.GetMessageClass(found)()
+
+
+def test_batching_parameters_are_tensorflow_servings(artifact):
+    folder = artifact("resnext29", "saved_model").path.parent
+    text = (folder / "batching_parameters.txt").read_text("utf-8")
+    parameters = text_format.Parse(text, batching_message())
+    assert parameters.max_batch_size.value == 32
+    assert parameters.batch_timeout_micros.value == 2000
+    # With fewer, requests would wait for each other, or be refused.
+    assert parameters.num_batch_threads.value > 1
+    assert parameters.max_enqueued_batches.value > 1
 
 
 # --- Clients -----------------------------------------------------------------
@@ -665,6 +745,73 @@ def test_client_says_what_is_missing(monkeypatch, paths, message):
         script("serving_client").main()
 
 
+@pytest.mark.parametrize("package", ["grpc", "tensorflow_serving"])
+def test_grpc_client_names_missing_packages(tmp_path, package):
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("raise ImportError('gone')")
+    result = subprocess.run(
+        [sys.executable, ROOT / "scripts/serving_client.py", "--model", "m"]
+        + ["--grpc", "localhost:1", formats.PICTURES[0]],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("--grpc needs the packages grpcio and tensorflow-s")
+    assert "(gone). Run `pip install" in line
+
+
+def test_client_goes_on_after_pictures_that_cannot_be_read(
+    tmp_path, monkeypatch, capsys
+):
+    client = script("serving_client")
+    good = tmp_path / "good.jpg"
+    good.write_bytes(b"good")
+    answers = lambda *_: lambda data: [([d.decode()], [0.5], "") for d in data]  # noqa: E731
+    monkeypatch.setattr(client, "rest", answers)
+    bad = (
+        "/proc/self/mem"  # nobody can read it from its beginning, root neither
+    )
+    command = ["client", bad, str(good), "--model", "m", "--batch-size"]
+    for size in ("1", "2"):
+        monkeypatch.setattr(sys, "argv", [*command, size])
+        with pytest.raises(SystemExit) as end:
+            client.main()
+        assert end.value.code == 1
+        assert capsys.readouterr().out.splitlines() == [
+            f"{bad}: Input/output error.",
+            f"{good}: good 50.0%",
+        ]
+
+
+def test_client_wants_pictures_in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["client", str(tmp_path), "--model", "m"])
+    with pytest.raises(SystemExit, match=r"Received: .*, which has no files"):
+        script("serving_client").main()
+
+
+@pytest.mark.parametrize("answer", ["<html>", "{}", "[]"])
+def test_client_of_another_server(monkeypatch, answer):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer.encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("localhost", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        url = f"http://localhost:{server.server_port}"
+        with pytest.raises(SystemExit, match=rf"Error from {url}: "):
+            script("serving_client").rest(url, "m", 60.0)([b"picture"])
+        thread.join()
+
+
 def test_command_line(small, tmp_path, monkeypatch, capsys):
     small.save(tmp_path / "small.keras")
     (tmp_path / "labels.txt").write_text("\n".join("abcdefghij"))
@@ -676,6 +823,23 @@ def test_command_line(small, tmp_path, monkeypatch, capsys):
     assert "without the signature serving_bytes" in out
     with pytest.raises(SystemExit, match="Pass version=2"):
         script("export").main()
+
+
+def test_command_line_takes_what_training_wrote(small, tmp_path, monkeypatch):
+    small.save(tmp_path / "model.keras")
+    options = {"test_size": 32, "sizes": [24], "test_resize": None}
+    result = {"options": options, "classes": list("abcdefghij")}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    command = ["export", str(tmp_path / "model.keras"), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    script("export").main()
+    answer = serving.classify(tmp_path / "1", jpegs()[:1])
+    checkpoint = dataclasses.replace(row(32, 10), resize=32)
+    image = eval_transform(checkpoint)(jpegs()[0])
+    best = np.argsort(-np.asarray(small(image[np.newaxis])))[0, :5]
+    assert b"".join(answer["labels"][0]).decode() == "".join(
+        "abcdefghij"[i] for i in best
+    )
 
 
 def test_command_line_writes_all_that_exist(
@@ -724,18 +888,59 @@ def test_command_line_names_of_float32_stay():
     assert place(out, "openvino", "float32") == out / "openvino"
 
 
-def test_command_line_fills_a_network_with_random_weights():
-    model, row = script("export").load_random("resnext29")
-    assert row.architecture == "resnext29" and model.input_shape == (
-        None,
-        32,
-        32,
-        3,
-    )
+def named(model, **options):
+    usual = dict(weights="imagenet", accept_noncommercial=False)
+    usual |= dict(classes=None, checkpoint=None) | options
+    return argparse.Namespace(model=str(model), **usual)
+
+
+def test_networks_have_random_weights():
+    model, row = networks.load(named("resnext29", weights="random"))
+    assert row.architecture == "resnext29"
+    assert model.input_shape == (None, 32, 32, 3)
     transform = eval_transform(row)
     scores = model(np.stack([transform(path) for path in formats.PICTURES]))
     assert np.asarray(scores).max() > 0.3  # a fresh one: 0.12
     assert not np.any(model.get_layer("conv1_bn").moving_mean == 0)
+
+
+def test_networks_have_the_preprocessing_of_their_training(small, tmp_path):
+    small.save(tmp_path / "small.keras")
+    arguments = named(tmp_path / "small.keras")
+    assert networks.load(arguments)[1] is None
+    file = tmp_path / "result.json"
+    for content in ("[]", "no json", '{"options": {"seed": "0"}}'):
+        file.write_text(content)
+        assert networks.load(arguments)[1] is None
+    options = {"test_size": None, "sizes": [24, 32], "test_resize": 36}
+    names = list("abcdefghij")
+    file.write_text(json.dumps({"options": options, "classes": names}))
+    model, row = networks.load(arguments)
+    assert (row.resize, row.crop) == (36, 32)
+    assert model.output_shape == (None, 10)
+    _, row = networks.load(arguments, resize=40)
+    assert (row.resize, row.crop) == (40, 32)
+    arguments.checkpoint = "resnet50/imagenet1k_v2"
+    assert networks.load(arguments)[1].tag == "imagenet1k_v2"
+    # The same for the weights alone, which train.py writes, too.
+    net = keras_resnext.ResNeXt29(weights=None, classes=3, groups=2)
+    keras_resnext.weights.save(net, tmp_path / "weights.safetensors")
+    options = dict(weights=tmp_path / "weights.safetensors", classes=3)
+    model, row = networks.load(named("resnext29", **options))
+    assert row.crop == 32 and model.output_shape == (None, 3)
+
+
+def test_networks_of_any_licence():
+    given = dict(weights="cifar10", accept_noncommercial=True)
+    model, row = networks.load(named("resnext29", **given))
+    assert row.tag == "cifar10" and model.name == "resnext29"
+    tag = dict(weights="fb_wsl_ig1b_ft_in1k")
+    with pytest.raises(ValueError, match="accept_noncommercial=True"):
+        networks.find(named("resnext101_32x8d", **tag))
+    file, row = networks.find(
+        named("resnext101_32x8d", accept_noncommercial=True, **tag)
+    )
+    assert file is None and not row.commercial
 
 
 # --- Bad input ---------------------------------------------------------------
@@ -859,6 +1064,18 @@ def test_unwritable_folder(small, tmp_path, format):
         OSError, match="a folder that can be written and has room"
     ):
         export(small, tmp_path / "file" / "artifact", format)
+
+
+def test_batching_parameters_that_cannot_be_written(
+    small, tmp_path, monkeypatch
+):
+    def write_text(path, text, encoding):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pathlib.Path, "write_text", write_text)
+    with pytest.raises(OSError, match=r"has room.*No space left on device"):
+        export(small, tmp_path / "servable")
+    assert not files(tmp_path)
 
 
 @contextlib.contextmanager

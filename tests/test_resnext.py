@@ -524,8 +524,10 @@ def test_integers_of_numpy():
 def test_unknown_argument():
     with pytest.raises(TypeError, match="'strides'"):
         keras_resnext.ResNet18(weights=None, strides=2)
-    with pytest.raises(TypeError, match="'accept_noncommercial'"):
-        keras_resnext.ResNeXt29(weights=None, accept_noncommercial=True)
+    with pytest.raises(TypeError, match="'strides'"):
+        keras_resnext.ResNeXt29(
+            weights=None, accept_noncommercial=True, strides=2
+        )
 
 
 FEW = "`classes` must be 1000, as in the checkpoint"

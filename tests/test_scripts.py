@@ -1,8 +1,6 @@
-"""The scripts, run as a user runs them, on a small scale."""
+"""What the quickstart exports, on a small scale."""
 
-import json
 import pathlib
-import subprocess
 import sys
 
 import keras
@@ -10,53 +8,31 @@ import numpy as np
 import pytest
 
 import keras_resnext
+from keras_resnext import formats, serving
 
-SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="the scripts use tf.data"
-)
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("export is TensorFlow's", allow_module_level=True)
+for package in ("matplotlib", "skimage", "sklearn"):
+    pytest.importorskip(package, reason="pip install '.[examples]'")
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
+import quickstart  # noqa: E402
 
 
-def run(script, *arguments):
-    return subprocess.run(
-        [sys.executable, SCRIPTS / script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
+def test_quickstart_serves_digits(tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "OUT", tmp_path)
+    keras.utils.set_random_seed(0)
+    base = keras_resnext.ResNeXt(
+        (1, 1), 2, 4, include_top=False, stem="cifar", pooling="avg"
     )
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Images of three classes that even a small training tells apart."""
-    random = np.random.default_rng(0)
-    labels = np.arange(96) % 3
-    images = random.integers(0, 100, (96, 16, 16, 3), dtype="uint8")
-    images[np.arange(96), :, :, labels] += 150
-    path = tmp_path / "data.npz"
-    arrays = {"x_train": images[:64], "y_train": labels[:64]}
-    arrays |= {"x_test": images[64:], "y_test": labels[64:]}
-    np.savez(path, **arrays)
-    return path, arrays
-
-
-def test_train(data, tmp_path):
-    path, arrays = data
-    result = run(
-        *("train.py", "--data", path, "--out", tmp_path / "run"),
-        *("--groups", 2, "--sizes", 8, 16, "--batch-size", 16),
-        *("--dtype", "float32", "--learning-rate", 0.05),
-    )
-    assert result.returncode == 0, result.stderr
-    stored = json.loads((tmp_path / "run" / "result.json").read_text())
-    model = keras_resnext.ResNeXt29(
-        weights=tmp_path / "run" / "weights.safetensors",
-        classes=3,
-        input_shape=(16, 16, 3),
-    )
-    assert model.get_layer("conv2_block1_2_conv").groups == 2
-    x = keras_resnext.preprocess_input(arrays["x_test"])
-    right = model.predict(x, verbose=0).argmax(-1) == arrays["y_test"]
-    assert stored["test_accuracy"] == pytest.approx(right.mean(), abs=1e-4)
-    log = (tmp_path / "run" / "log.csv").read_text().splitlines()
-    assert [line.partition(",")[0] for line in log] == ["epoch", "0", "1"]
+    model = keras.Sequential([base, keras.layers.Dense(10, "softmax")])
+    images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype("f4")
+    (tmp_path / "digits" / "1").mkdir(parents=True)  # of an earlier run
+    assert quickstart.serve(model, images) < 1e-5
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+    picture = formats.PICTURES[0].read_bytes()
+    answer = serving.classify(tmp_path / "digits" / "1", [picture])
+    transform = keras_resnext.eval_transform("resnext29/cifar10")
+    scores = np.asarray(model(transform(picture)[np.newaxis]))[0]
+    best = np.argsort(-scores)[:5]
+    assert answer["labels"][0].tolist() == [str(i).encode() for i in best]

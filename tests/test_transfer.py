@@ -251,16 +251,25 @@ def test_frozen_stages_stay_bit_identical(form, path, tmp_path):
         assert np.array_equal(array, after[path_]) == frozen, path_
 
 
-def test_unfreeze(shared):
-    model = with_head(tiny(include_top=False, pooling="avg"))
-    base = model.layers[0]
-    base.trainable = False
+@pytest.mark.parametrize("form", ["nested", "loaded nested", "loaded"])
+def test_unfreeze(form, path, tmp_path):
+    if form == "loaded":
+        base = keras.models.load_model(path)
+        model, head = replace_top(base, CLASSES), "predictions"
+        base.trainable = False
+    else:
+        base = tiny(include_top=False, pooling="avg")
+        base.trainable = False
+        model, head = with_head(base), "head"
+    if form.startswith("loaded"):
+        model.save(tmp_path / "frozen.keras")
+        model = keras.models.load_model(tmp_path / "frozen.keras")
     before, after = fit(model)
-    assert changed(before, after) == {"head"}
+    assert changed(before, after) == {head}
     unfreeze(model)
     freeze(model, through="conv2")
     before, after = fit(model)
-    assert changed(before, after) == {"conv3", "conv4", "conv5", "head"}
+    assert changed(before, after) == {"conv3", "conv4", "conv5", head}
 
 
 def test_untrainable_base_keeps_its_statistics_in_a_functional_model():
@@ -372,16 +381,23 @@ FACTORS = {"conv4": 0.25, "conv5": 0.5}
 
 
 @new_keras
+@pytest.mark.parametrize("form", ["nested", "loaded"])
 @pytest.mark.parametrize("schedule", [False, True])
-def test_stage_rates(schedule, tmp_path):
+def test_stage_rates(schedule, form, path, tmp_path):
     rate = 0.1
     if schedule:
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
             [1], [0.1, 0.0]
         )
-    model = with_head(tiny(include_top=False, pooling="avg"))
+    if form == "nested":
+        model = with_head(tiny(include_top=False, pooling="avg"))
+    else:
+        model = replace_top(keras.models.load_model(path), CLASSES)
     start = model.get_weights()
     before, plain = fit(model, keras.optimizers.SGD(0.1))
+    # All stages are trained, so that ratios say something of each.
+    stages = {"conv1", "conv2", "conv3", "conv4", "conv5"}
+    assert stages < changed(before, plain)
     model.set_weights(start)
     optimizer = stage_rates(model, keras.optimizers.SGD(rate), FACTORS)
     _, after = fit(model, optimizer)

@@ -1,0 +1,206 @@
+"""Finds the network that a command line names, and runs it on pictures."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import random_weights
+
+import keras_resnext
+from keras_resnext.formats import PICTURES
+from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, Checkpoint
+
+# Its mean and deviation are those of `preprocess_input`.
+USUAL = CHECKPOINTS["resnext50_32x4d", "imagenet1k_v1"]
+
+
+def add_arguments(parser):
+    """Adds the options that `load` needs, and the network itself."""
+    add = parser.add_argument
+    add("model", help="an architecture, or a .keras file")
+    add("--weights", default="imagenet", help="a tag, a file, or random")
+    add("--accept-noncommercial", action="store_true")
+    add("--classes", type=int, help="in a file of weights")
+    add(
+        "--checkpoint",
+        help="whose preprocessing a file's network gets, as\n"
+        "resnext50_32x4d/imagenet1k_v2; needless beside train.py's result.json",
+    )
+
+
+def load(args, resize=None, crop=None):
+    """Returns a network and the preprocessing of its pictures.
+
+    Args:
+        args: What `add_arguments` has read.
+        resize: Length of the shorter side, or `None` for the checkpoint's.
+        crop: Side of what is cut out, or `None` for the checkpoint's.
+
+    Returns:
+        `(model, checkpoint)`. The checkpoint is a row of the registry with
+        these sizes, or `None` for a file of which nothing is known.
+
+    Raises:
+        ValueError: If there is no such network, or no such weights.
+        OSError: If a file cannot be read.
+    """
+    file, row = find(args)
+    if row is not None:
+        sizes = {"resize": resize, "crop": crop}
+        row = dataclasses.replace(row, **{k: v for k, v in sizes.items() if v})
+    if file is not None and file.suffix == ".keras":
+        return keras.models.load_model(file, compile=False), row
+    architecture = ARCHITECTURES[args.model]
+    random = args.weights == "random"
+    if random:
+        keras.utils.set_random_seed(0)
+    model = getattr(keras_resnext, architecture.constructor)(
+        weights=None if random else args.weights,
+        input_shape=(row.crop, row.crop, 3) if row else None,
+        classes=args.classes or architecture.classes,
+        accept_noncommercial=args.accept_noncommercial,
+    )
+    if random:
+        transform = keras_resnext.eval_transform(row)
+        images = np.stack([transform(picture) for picture in PICTURES])
+        random_weights.fill(model, images)
+    return model, row
+
+
+def find(args):
+    """Returns the file of the network or its weights, and the checkpoint.
+
+    Either may be `None`: weights with a tag have no file here, and of a file
+    there may be no more to know.
+    """
+    name = args.model
+    if name.endswith(".keras"):
+        source = pathlib.Path(name)
+    elif name not in ARCHITECTURES:
+        raise ValueError(
+            "The network must be a .keras file or an architecture. Received: "
+            f"{name}. Pass one of {', '.join(ARCHITECTURES)}."
+        )
+    elif args.weights == "random":
+        rows = [row for row in CHECKPOINTS.values() if row.architecture == name]
+        source = rows[0] if rows else USUAL
+    else:
+        source = keras_resnext.weights.choose(
+            name, args.weights, args.accept_noncommercial
+        )
+    file = None if isinstance(source, Checkpoint) else source
+    if args.checkpoint is not None:
+        row = keras_resnext.eval_transform(args.checkpoint).checkpoint
+    else:
+        row = trained(file)[0] if file else source
+    return file, row
+
+
+def trained(file):
+    """Returns how `train.py` tested the network that it wrote into a file.
+
+    It says so in result.json, beside the file.
+
+    Returns:
+        `(checkpoint, classes)`, with the classes' names; both `None` where
+        there is no such file.
+    """
+    try:
+        text = file.with_name("result.json").read_text("utf-8")
+        result = json.loads(text)
+        options, classes = result["options"], result["classes"]
+        crop = options["test_size"] or options["sizes"][-1]
+        resize = options["test_resize"] or crop
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None
+    row = dataclasses.replace(
+        USUAL, resize=resize, crop=crop, classes=len(classes)
+    )
+    return row, classes
+
+
+def names_of(args, classes, outputs):
+    """Returns the name of each output: the data's, or the checkpoint's."""
+    own = args.classes or args.model.endswith(".keras")
+    if own and len(classes) == outputs:
+        return classes
+    rows = keras_resnext.decode_predictions(np.eye(outputs), top=1)
+    return [name for ((_, name, _),) in rows]
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of preprocessed pictures, made in threads, for any backend.
+
+    Attributes:
+        corrupt: Why pictures could not be read, by their index. They are
+            black in their batch.
+    """
+
+    def __init__(self, images, transform, batch_size, on_corrupt):
+        """Takes the pictures, and what makes an input of one of them."""
+        super().__init__(workers=os.cpu_count())
+        self.images, self.transform = images, transform
+        self.batch_size, self.on_corrupt = batch_size, on_corrupt
+        self.corrupt = {}
+
+    def __len__(self):
+        """Returns the number of batches."""
+        return -(-len(self.images) // self.batch_size)
+
+    def __getitem__(self, index):
+        """Returns the inputs of one batch, `(batch, crop, crop, 3)`."""
+        start = index * self.batch_size
+        stop = min(start + self.batch_size, len(self.images))
+        return (np.stack([self.input(i) for i in range(start, stop)]),)
+
+    def input(self, i):
+        """Returns the input of one picture, `(crop, crop, 3)`."""
+        try:
+            return self.transform(self.images[i])
+        except (OSError, ValueError) as error:
+            if self.on_corrupt == "fail":
+                raise
+            self.corrupt[i] = str(error)
+            side = self.transform.checkpoint.crop
+            return np.zeros((side, side, 3), "float32")
+
+
+def predict(model, images, transform, batch_size=64, on_corrupt="skip"):
+    """Returns the scores of all pictures that can be read.
+
+    Args:
+        model: A classifier.
+        images: As those of a `data.Split`.
+        transform: What makes an input of a picture: `EvalTransform`.
+        batch_size: Number of pictures in a batch.
+        on_corrupt: `"skip"` reports pictures that cannot be read and leaves
+            them out; `"fail"` raises.
+
+    Returns:
+        The scores, float32 `(n, classes)`, and the pictures' indices, `(n,)`.
+
+    Raises:
+        ValueError: If there is no picture, or if scores are not finite.
+    """
+    corrupt = {}
+    scores = np.zeros((0, model.output_shape[-1]), "float32")
+    if len(images):
+        batches = Batches(images, transform, batch_size, on_corrupt)
+        verbose = 1 if sys.stdout.isatty() else 2
+        scores = model.predict(batches, verbose=verbose).astype("float32")
+        corrupt = batches.corrupt
+    for reason in corrupt.values():
+        print(f"Skipped: {reason}", file=sys.stderr)
+    kept = np.setdiff1d(np.arange(len(images)), list(corrupt))
+    scores = scores[kept]
+    if not len(kept) or not np.isfinite(scores).all():
+        raise ValueError(
+            "Pictures to test with that can be read, and finite scores of "
+            f"them, are required. Received: {len(kept)} pictures. Add some, "
+            "pass a greater --holdout, or check the weights."
+        )
+    return scores, kept
