@@ -12,18 +12,26 @@ from PIL import Image, ImageEnhance, ImageOps
 _BILINEAR = Image.Resampling.BILINEAR
 
 
-def pad_and_crop(images, random):
-    """Moves each image by up to four pixels, over a mirrored border.
+def pad_and_crop(images, random, colour=None):
+    """Moves each image by up to four pixels.
 
     Args:
         images: uint8 `(n, height, width, 3)`.
         random: `np.random.Generator`.
+        colour: What is uncovered, three numbers in 0..255, or `None` for the
+            picture mirrored at its border.
 
     Returns:
         uint8 array of the same shape.
     """
     n, height, width, _ = images.shape
-    padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")
+    if colour is None:
+        border = ((0, 0), (4, 4), (4, 4), (0, 0))
+        padded = np.pad(images, border, mode="reflect")
+    else:
+        padded = np.empty((n, height + 8, width + 8, 3), "uint8")
+        padded[:] = colour
+        padded[:, 4:-4, 4:-4] = images
     windows = np.lib.stride_tricks.sliding_window_view(
         padded, (height, width), axis=(1, 2)
     )
