@@ -84,8 +84,8 @@ _OPERATIONS = {
     "identity": (lambda image, x: image, 0, 0, False),
     "shear_x": (lambda i, x: _moved(i, 1, x, 0, 0, 1, 0), 0.99, 0.3, True),
     "shear_y": (lambda i, x: _moved(i, 1, 0, 0, x, 1, 0), 0.99, 0.3, True),
-    "shift_x": (lambda i, x: _moved(i, 1, 0, x, 0, 1, 0), 32, None, True),
-    "shift_y": (lambda i, x: _moved(i, 1, 0, 0, 0, 1, x), 32, None, True),
+    "shift_x": (lambda i, x: _moved(i, 1, 0, int(x), 0, 1, 0), 32, None, True),
+    "shift_y": (lambda i, x: _moved(i, 1, 0, 0, 0, 1, int(x)), 32, None, True),
     "rotate": (lambda i, x: i.rotate(x, _BILINEAR), 135, 30, True),
     "brightness": (
         lambda i, x: ImageEnhance.Brightness(i).enhance(1 + x), 0.99, 0.9, True

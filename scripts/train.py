@@ -156,7 +156,9 @@ def build(args, recipe, classes):
                 classes=classes, classifier_activation=None, **options
             )
         except ValueError as error:
-            other = re.search(r"predictions/bias: \((\d+),\)", str(error))
+            other = re.search(
+                r"(?:`classes` must be |predictions/bias: \()(\d+)", str(error)
+            )
             if not other:
                 raise
             raise ValueError(
