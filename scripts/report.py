@@ -111,7 +111,11 @@ def write_graph(folder, model):
     from tensorboard.plugins.graph.keras_util import keras_model_to_graph_def
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    graph = keras_model_to_graph_def(json.loads(model.to_json()))
+    config = json.loads(model.to_json())
+    for layer in config["config"]["layers"]:
+        # TensorBoard knows no policies of mixed precision.
+        layer["config"]["dtype"] = model.get_layer(layer["name"]).compute_dtype
+    graph = keras_model_to_graph_def(config)
 
     def nested(name):
         return re.sub(r"(conv\d+)_(?:(block\d+)_)?", _scope, name)
