@@ -34,7 +34,7 @@ def fold(model, dtype="float32", fuse=True):
         model: Functional or sequential model with one input of channels last
             and one output. Nested models are rebuilt, too.
         dtype: Type of feature maps and of the weights that make them; what
-            follows the pooling stays float32.
+            follows the pooling is float32, also of a model of mixed precision.
         fuse: Whether TensorFlow may fuse a grouped convolution with its bias.
             Where oneDNN is off, what it fuses fails; other runtimes expect a
             bias.
@@ -52,8 +52,8 @@ def fold(model, dtype="float32", fuse=True):
         if isinstance(layer, keras.Model):
             return fold(layer, dtype, fuse)
         config = layer.get_config()
-        if len(layer.output.shape) == 4:
-            config["dtype"] = dtype
+        maps = len(layer.output.shape) == 4
+        config["dtype"] = dtype if maps else "float32"
         if not isinstance(layer, keras.layers.Conv2D):
             return type(layer).from_config(config)
         kernel, bias = _weights(layer, folded.get(layer.name))

@@ -12,18 +12,26 @@ from PIL import Image, ImageEnhance, ImageOps
 _BILINEAR = Image.Resampling.BILINEAR
 
 
-def pad_and_crop(images, random):
-    """Moves each image by up to four pixels, over a mirrored border.
+def pad_and_crop(images, random, colour=None):
+    """Moves each image by up to four pixels.
 
     Args:
         images: uint8 `(n, height, width, 3)`.
         random: `np.random.Generator`.
+        colour: What is uncovered, three numbers in 0..255, or `None` for the
+            picture mirrored at its border.
 
     Returns:
         uint8 array of the same shape.
     """
     n, height, width, _ = images.shape
-    padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")
+    if colour is None:
+        border = ((0, 0), (4, 4), (4, 4), (0, 0))
+        padded = np.pad(images, border, mode="reflect")
+    else:
+        padded = np.empty((n, height + 8, width + 8, 3), "uint8")
+        padded[:] = colour
+        padded[:, 4:-4, 4:-4] = images
     windows = np.lib.stride_tricks.sliding_window_view(
         padded, (height, width), axis=(1, 2)
     )
@@ -76,8 +84,8 @@ _OPERATIONS = {
     "identity": (lambda image, x: image, 0, 0, False),
     "shear_x": (lambda i, x: _moved(i, 1, x, 0, 0, 1, 0), 0.99, 0.3, True),
     "shear_y": (lambda i, x: _moved(i, 1, 0, 0, x, 1, 0), 0.99, 0.3, True),
-    "shift_x": (lambda i, x: _moved(i, 1, 0, x, 0, 1, 0), 32, None, True),
-    "shift_y": (lambda i, x: _moved(i, 1, 0, 0, 0, 1, x), 32, None, True),
+    "shift_x": (lambda i, x: _moved(i, 1, 0, int(x), 0, 1, 0), 32, None, True),
+    "shift_y": (lambda i, x: _moved(i, 1, 0, 0, 0, 1, int(x)), 32, None, True),
     "rotate": (lambda i, x: i.rotate(x, _BILINEAR), 135, 30, True),
     "brightness": (
         lambda i, x: ImageEnhance.Brightness(i).enhance(1 + x), 0.99, 0.9, True

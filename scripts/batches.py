@@ -107,6 +107,9 @@ class Plan:
         else:
             images = images[chosen]
         if recipe.crop == "pad":
+            colour = [round(255 * mean) for mean in IMAGENET_MEAN]
+            images = augment.pad_and_crop(images, random, colour)
+        if recipe.crop == "reflect":
             images = augment.pad_and_crop(images, random)
         if recipe.flip:
             images = augment.mirror(images, random)

@@ -8,9 +8,11 @@ train, test = load("tfds:cifar10", data_dir="~/tensorflow_datasets")
 import concurrent.futures
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 import sys
+import tempfile
 import zipfile
 from collections.abc import Sequence
 
@@ -22,6 +24,7 @@ _NPZ = ("x_train", "y_train", "x_test", "y_test")
 _TEST_FOLDERS = ("val", "validation", "test")
 # A prepared set of pictures of many sizes is held in memory up to here.
 _MOST_BYTES = 4 << 30
+_WORTH_REMEMBERING = 10_000  # pictures newly found sound; fewer take seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,22 +214,7 @@ def _pictures(folder, on_corrupt):
             f"Received: {folder} without any. Make them."
         )
     files = [file for children in classes.values() for file in children]
-    # Pillow decodes outside of Python's lock, so threads do it in parallel.
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        faults = dict(
-            zip(
-                files,
-                tqdm(
-                    pool.map(_fault, files),
-                    f"Checking {folder}",
-                    len(files),
-                    unit=" pictures",
-                    disable=None,
-                ),
-                strict=True,
-            )
-        )
-    corrupt = {file: fault for file, fault in faults.items() if fault}
+    corrupt = _corrupt(folder, files)
     for file, fault in corrupt.items():
         if on_corrupt == "fail":
             raise ValueError(
@@ -242,6 +230,58 @@ def _pictures(folder, on_corrupt):
                 f"{folder / name} without any. Add some, or remove the folder."
             )
     return classes
+
+
+def _corrupt(folder, files):
+    """Returns those of the files that are no pictures, and what is wrong.
+
+    Decoding a million takes long: what was sound once, and has its size and
+    time of change still, is not decoded again.
+    """
+    stats = {file: file.stat() for file in files}
+    marks = {
+        str(file.relative_to(folder)): [stat.st_size, stat.st_mtime_ns]
+        for file, stat in stats.items()
+    }
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    home = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+    memory = home / "keras_resnext" / f"sound-{name}.json"
+    known = json.loads(memory.read_text()) if memory.exists() else {}
+    new = [
+        file
+        for file, (path, mark) in zip(files, marks.items(), strict=True)
+        if known.get(path) != mark
+    ]
+    # Pillow decodes outside of Python's lock, so threads do it in parallel.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        bar = tqdm(
+            pool.map(_fault, new),
+            f"Checking {folder}",
+            len(new),
+            unit=" pictures",
+            disable=None,
+        )
+        faults = dict(zip(new, bar, strict=True))
+    corrupt = {file: fault for file, fault in faults.items() if fault}
+    if len(new) - len(corrupt) >= _WORTH_REMEMBERING:
+        for file in corrupt:
+            del marks[str(file.relative_to(folder))]
+        _remember(memory, marks)
+    return corrupt
+
+
+def _remember(path, marks):
+    """Writes what was found sound, whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Several machines may do so at a time.
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, delete=False
+        ) as file:
+            json.dump(marks, file)
+        os.replace(file.name, path)
+    except OSError as error:
+        print(f"To be checked again next time: {error}", file=sys.stderr)
 
 
 def _fault(path):

@@ -9,6 +9,7 @@ value: `--epochs 30`, `--no-flip`, `--sizes 160`.
 import dataclasses
 
 _PAPER = "https://arxiv.org/abs/1611.05431"
+_PAPER_CODE = "https://github.com/facebookresearch/ResNeXt"
 _TORCHVISION = "https://github.com/pytorch/vision"
 _RSB = "https://arxiv.org/abs/2110.00476"
 
@@ -22,7 +23,8 @@ class Recipe:
         epochs: Number of passes over the training pictures.
         batch_size: Pictures in a step; an update sees `accumulate` steps.
         accumulate: Steps whose gradients are averaged for one update.
-        optimizer: `"sgd"`, with Nesterov momentum 0.9, or `"lamb"`.
+        optimizer: `"sgd"`, with momentum 0.9, or `"lamb"`.
+        nesterov: Whether that momentum is Nesterov's.
         learning_rate: The largest one, for the batch of an update.
         schedule: `"cosine"` to zero, or `"steps"`: a tenth at each milestone.
         milestones: Shares of the training, 0..1, where `"steps"` lie.
@@ -37,8 +39,10 @@ class Recipe:
             of `sizes`.
         test_resize: Length to which a test picture's shorter side is resized
             before `test_size` is cut out, or `None` for `test_size`.
-        crop: `"pad"`: four more pixels on each side, then a random part of
-            the old size; `"resized"`: a random part of 8 to 100 %, resized;
+        crop: `"pad"`: four more pixels on each side, in the mean colour,
+            which normalisation turns to zero, then a random part of the old
+            size; `"reflect"`: the same, with the picture mirrored at its
+            border; `"resized"`: a random part of 8 to 100 %, resized;
             `"fit"`: the whole, the same in each epoch.
         flip: Whether to mirror every second picture.
         augment: `"none"`, `"trivial"` (TrivialAugment) or `"rand"`
@@ -63,6 +67,7 @@ class Recipe:
     learning_rate: float
     accumulate: int = 1
     optimizer: str = "sgd"
+    nesterov: bool = True
     schedule: str = "cosine"
     milestones: tuple[float, ...] = ()
     warm_up: float = 0.0
@@ -94,7 +99,7 @@ CHOICES = {
     "optimizer": ("sgd", "lamb"),
     "schedule": ("cosine", "steps"),
     "loss": ("softmax", "sigmoid"),
-    "crop": ("pad", "resized", "fit"),
+    "crop": ("pad", "reflect", "resized", "fit"),
     "augment": ("none", "trivial", "rand"),
 }
 
@@ -110,11 +115,12 @@ RECIPES = {
         weight_decay=5e-5,
         label_smoothing=0.1,
         sizes=(20,) * 5 + (24,) * 5 + (32,),
-        crop="pad",
+        crop="reflect",
         zero_gamma=True,
     ),
+    # The momentum, and the order of cropping and normalisation, are its code's.
     "paper_cifar": Recipe(
-        source=f"{_PAPER}, section 5.3",
+        source=f"{_PAPER}, section 5.3; {_PAPER_CODE}",
         epochs=300,
         batch_size=128,
         learning_rate=0.1,
@@ -124,8 +130,9 @@ RECIPES = {
         sizes=(32,),
         crop="pad",
     ),
+    # Left out: the changes of colours in its code.
     "paper_imagenet": Recipe(
-        source=f"{_PAPER}, section 4",
+        source=f"{_PAPER}, section 4; {_PAPER_CODE}",
         epochs=90,
         batch_size=256,
         learning_rate=0.1,
@@ -140,6 +147,7 @@ RECIPES = {
         source=f"{_TORCHVISION}/tree/main/references/classification#resnext",
         epochs=100,
         batch_size=256,
+        nesterov=False,
         learning_rate=0.1,
         schedule="steps",
         milestones=(0.3, 0.6, 0.9),
@@ -151,6 +159,7 @@ RECIPES = {
         source=f"{_TORCHVISION}/issues/3995#new-recipe-with-fixres",
         epochs=600,
         batch_size=1024,
+        nesterov=False,
         learning_rate=0.5,
         warm_up=5 / 600,
         weight_decay=2e-5,

@@ -1,14 +1,31 @@
 """Shows how a training goes: progress bar, TensorBoard, curves."""
 
 import csv
+import importlib.util
 import io
+import itertools
 import json
 import re
+import statistics
 import time
 
 import keras
 import resume
 from tqdm import tqdm
+
+
+def require_packages():
+    """Checks that what draws and logs is there, before anything is trained.
+
+    Raises:
+        ImportError: If it is not.
+    """
+    for name in ("tensorboard", "matplotlib"):
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(
+                "A training needs tensorboard and matplotlib. Received: no "
+                f'{name}. Run `pip install "keras_resnext[train]"`.'
+            )
 
 
 class Progress(keras.callbacks.Callback):
@@ -48,17 +65,20 @@ def describe(row):
     )
 
 
-def print_ratio(features, rows):
-    """Prints what computing the features once has saved.
+def describe_features(features, rows):
+    """Returns a sentence about what computing the features once has saved.
 
     Args:
-        features: Seconds that they took.
+        features: Seconds that those of the training pictures took.
         rows: Of the log, with the `seconds` since the beginning.
     """
-    epoch = (rows[-1]["seconds"] - rows[0]["seconds"]) / max(1, len(rows) - 1)
-    print(
-        f"Features: {features:.2f} s once, then {epoch:.3f} s for an epoch, "
-        f"which is {features / max(epoch, 1e-3):.0f} times faster"
+    # The first epoch is also the one in which the backend compiles.
+    ends = [row["seconds"] for row in rows]
+    epoch = statistics.median(b - a for a, b in itertools.pairwise([0, *ends]))
+    return (
+        f"Features: {features:.2f} s once, then {epoch:.3f} s for an epoch on "
+        f"them, a ratio of {features / epoch:.1f}. Without them each epoch "
+        f"would take at least {features:.2f} s"
     )
 
 
@@ -91,7 +111,11 @@ def write_graph(folder, model):
     from tensorboard.plugins.graph.keras_util import keras_model_to_graph_def
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    graph = keras_model_to_graph_def(json.loads(model.to_json()))
+    config = json.loads(model.to_json())
+    for layer in config["config"]["layers"]:
+        # TensorBoard knows no policies of mixed precision.
+        layer["config"]["dtype"] = model.get_layer(layer["name"]).compute_dtype
+    graph = keras_model_to_graph_def(config)
 
     def nested(name):
         return re.sub(r"(conv\d+)_(?:(block\d+)_)?", _scope, name)

@@ -23,6 +23,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import time
@@ -107,15 +108,27 @@ def _kind(field):
 
 def configure(args):
     """Sets what holds for the whole process."""
-    if args.deterministic and keras.backend.backend() == "tensorflow":
+    if args.deterministic:
+        _make_deterministic(keras.backend.backend())
+    keras.utils.set_random_seed(args.seed)
+    keras.mixed_precision.set_global_policy(args.dtype)
+
+
+def _make_deterministic(backend):
+    """Takes the algorithms that give the same result in each run."""
+    if backend == "tensorflow":
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    elif args.deterministic:
+    elif backend == "jax":
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true"
-    keras.utils.set_random_seed(args.seed)
-    keras.mixed_precision.set_global_policy(args.dtype)
+    elif backend == "torch":
+        import torch
+
+        # What cuBLAS needs for it, before its first call.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
 
 
 def build(args, recipe, classes):
@@ -138,9 +151,21 @@ def build(args, recipe, classes):
         base = construct(include_top=False, pooling="avg", **options)
         model = transfer.replace_top(base, classes, recipe.dropout, None)
     else:
-        model = construct(
-            classes=classes, classifier_activation=None, **options
-        )
+        try:
+            model = construct(
+                classes=classes, classifier_activation=None, **options
+            )
+        except ValueError as error:
+            other = re.search(
+                r"(?:`classes` must be |predictions/bias: \()(\d+)", str(error)
+            )
+            if not other:
+                raise
+            raise ValueError(
+                f"--weights must have the {classes} classes of the data, or "
+                f"get a new classifier. Received: {args.weights} with "
+                f"{other[1]}. Pass --new-top, or --recipe finetune."
+            ) from error
     return model
 
 
@@ -200,7 +225,7 @@ def make_optimizer(recipe, steps):
             # adds up to this over the next ones; Keras decays beside it.
             options["weight_decay"] /= 1 - _MOMENTUM
         optimizer = keras.optimizers.SGD(
-            rate, momentum=_MOMENTUM, nesterov=True, **options
+            rate, momentum=_MOMENTUM, nesterov=recipe.nesterov, **options
         )
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer
@@ -295,17 +320,15 @@ def with_features(phase, strategy):
     if random or learning != len(network.trainable_weights):
         return phase
     backbone = keras.Model(network.inputs, pool.output)
+
+    def features(split):
+        maps = backbone.predict(batches.Unchanged(split, recipe))
+        return dataclasses.replace(split, images=maps.astype("float32"))
+
     start = time.perf_counter()
-    train, test = (
-        dataclasses.replace(
-            split,
-            images=backbone.predict(batches.Unchanged(split, recipe)).astype(
-                "float32"
-            ),
-        )
-        for split in (phase.train, phase.test)
-    )
+    train = features(phase.train)
     seconds = time.perf_counter() - start
+    test = features(phase.test)
     with strategy.scope():
         x = inputs = keras.Input(pool.output.shape[1:])
         for layer in top:
@@ -342,9 +365,10 @@ def learn(phase, run, args, progress, strategy):
         run.rows.append(row | {"seconds": round(run.seconds, 3)})
         run.epoch, run.step = epoch + 1, 0
         run.restore(variables)
-        run.write()
+        # The state comes last: killed before, all of this is done again.
         report.write_log(args.out / "log.csv", run.rows)
         report.write_scalars(args.out / "tensorboard", run.rows[-1])
+        run.write()
         progress.bar.write(report.describe(run.rows[-1]))
     model.optimizer.finalize_variable_values(model.trainable_variables)
 
@@ -386,8 +410,14 @@ def train_epoch(phase, epoch, variables, run, args, progress, strategy):
 
 
 def save_model(network, recipe, path):
-    """Writes a network, with probabilities in place of logits."""
-    copy = keras.models.clone_model(network)
+    """Writes a network for use: float32, probabilities in place of logits."""
+
+    def in_float32(layer):
+        return type(layer).from_config(
+            layer.get_config() | {"dtype": "float32"}
+        )
+
+    copy = keras.models.clone_model(network, clone_function=in_float32)
     copy.set_weights(network.get_weights())
     copy.layers[-1].activation = keras.activations.get(recipe.loss)
     part = path.with_suffix(".part.keras")
@@ -427,6 +457,7 @@ def main():
     """Trains, measures the test accuracy and writes the results."""
     args, recipe = parse_arguments()
     try:
+        report.require_packages()
         configure(args)
         strategy = distribute.choose(args.strategy)
         train, test = data.load(
@@ -466,7 +497,7 @@ def main():
             run.phase, run.arrays = number, None
         learn(phase, run, args, progress, strategy)
         if phase.features:
-            report.print_ratio(phase.features, run.rows)
+            print(report.describe_features(phase.features, run.rows))
     progress.bar.close()
 
     accuracy = finish(args, recipe, network, test)

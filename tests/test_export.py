@@ -204,6 +204,26 @@ def test_fold_leaves_what_cannot_be_folded():
         assert kinds.count("BatchNormalization") == 3
 
 
+def test_fold_takes_a_model_out_of_mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = tiny()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    exact = lively(tiny(), 32)
+    mixed.set_weights(exact.get_weights())
+    images = photographs(32)
+    folded = fold(mixed)
+    assert {layer.dtype_policy.name for layer in folded.layers} == {"float32"}
+    assert difference(folded(images), exact(images)) < 1e-5
+    policies = {
+        layer.name: layer.dtype_policy.name
+        for layer in fold(mixed, "bfloat16").layers
+    }
+    assert policies["conv2_block1_out"] == "bfloat16"
+    assert policies["avg_pool"] == "float32"
+
+
 # --- Every format ------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from safetensors.numpy import load_file
 
 import keras_resnext
@@ -29,6 +29,7 @@ import batches  # noqa: E402
 import data  # noqa: E402
 import distribute  # noqa: E402
 import recipes  # noqa: E402
+import report  # noqa: E402
 import resume  # noqa: E402
 import train  # noqa: E402
 
@@ -329,13 +330,20 @@ def test_a_sigmoid_for_each_class_has_targets_of_0_and_1(split):
         assert targets.sum(1).max() == 2
 
 
-def test_crops_are_windows_of_the_padded_image():
+@pytest.mark.parametrize(
+    ("colour", "border"),
+    [
+        (None, {"mode": "reflect"}),
+        ([7] * 3, {"mode": "constant", "constant_values": 7}),
+    ],
+)
+def test_crops_are_windows_of_the_padded_image(colour, border):
     random = np.random.default_rng(0)
     images = random.integers(0, 255, (50, 6, 8, 3), dtype="uint8")
-    crops = augment.pad_and_crop(images, np.random.default_rng(1))
+    crops = augment.pad_and_crop(images, np.random.default_rng(1), colour)
     offsets = set()
     for image, crop in zip(images, crops, strict=True):
-        padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+        padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), **border)
         places = [
             (i, j)
             for i in range(9)
@@ -345,6 +353,14 @@ def test_crops_are_windows_of_the_padded_image():
         assert len(places) >= 1
         offsets.add(places[0])
     assert len(offsets) > 20
+
+
+def test_the_papers_border_is_zero_after_normalisation(split):
+    recipe = dataclasses.replace(recipes.RECIPES["paper_cifar"], batch_size=64)
+    ((images, _),) = _epoch(batches.Plan(split, recipe, 16, 0), 0)
+    zero = (np.abs(images) < 0.01).all(-1)
+    lines = zero.all(1).sum() + zero.all(2).sum()  # 20/9 a side, on average
+    assert 64 * 3 < lines < 64 * 6
 
 
 def test_single_pictures_are_augmented_at_random():
@@ -362,6 +378,61 @@ def test_single_pictures_are_augmented_at_random():
         assert {result.shape for result in results} == {(32, 32, 3)}
         np.testing.assert_array_equal(results[:30], results[30:])
         assert len({result.tobytes() for result in results}) > 15
+
+
+def test_each_operation_does_what_its_name_says():
+    y, x = np.mgrid[:32, :32].astype("float64")
+    ramps = np.stack([4 * x, 4 * y, 200 - 4 * x], -1)  # red tells x, green y
+    image = Image.fromarray(ramps.astype("uint8"))
+    grey = ramps @ [0.299, 0.587, 0.114]
+    smooth = np.asarray(image.filter(ImageFilter.SMOOTH), "float64")
+    inside = np.s_[:20, :20]  # of the picture, after it has moved
+
+    def ramp(dx, dy):
+        return np.stack([4 * (x + dx), 4 * (y + dy), 200 - 4 * (x + dx)], -1)
+
+    expected = {
+        "identity": (0, ramps),
+        "shear_x": (0.25, ramp(0.25 * (y + 0.5), 0)),
+        "shear_y": (0.25, ramp(0, 0.25 * (x + 0.5))),
+        "shift_x": (3.5, ramp(3, 0)),
+        "shift_y": (3.5, ramp(0, 3)),
+        "rotate": (90, np.rot90(ramps)),
+        "brightness": (-0.5, ramps / 2),
+        "color": (0.5, grey[..., None] + 1.5 * (ramps - grey[..., None])),
+        "contrast": (-0.5, (ramps + grey.mean()) / 2),
+        "sharpness": (-0.5, (ramps + smooth) / 2),
+        "posterize": (6, ramps // 64 * 64),
+        "solarize": (155, np.where(ramps < 100, ramps, 255 - ramps)),
+        "autocontrast": (0, (ramps - [0, 0, 76]) * 255 / 124),
+        # 32 pixels of each level, and Pillow's whole number of them, 3, a step.
+        "equalize": (0, np.stack([x, y, 31 - x], -1) * 32 / 3),
+    }
+    assert expected.keys() == augment._OPERATIONS.keys()
+    for name, (value, result) in expected.items():
+        found = np.asarray(augment._OPERATIONS[name][0](image, value))
+        np.testing.assert_allclose(
+            found[inside], result.clip(0, 255)[inside], atol=1.5, err_msg=name
+        )
+
+
+def test_erasing_takes_a_part_of_a_share_of_the_pictures(split):
+    images = np.concatenate([split.images] * 4)
+    labels = np.arange(256) % 3
+    recipe = dataclasses.replace(QUICK, batch_size=256, erasing=0.25)
+    plain = dataclasses.replace(recipe, erasing=0.0)
+    many = data.Split(images, labels, split.classes)
+    (erased, _), (whole, _) = (
+        _epoch(batches.Plan(many, each, 16, 0), 0)[0]
+        for each in (recipe, plain)
+    )
+    changed = (erased != whole).any(-1)
+    assert 256 * 0.15 < changed.any((1, 2)).sum() < 256 * 0.35
+    np.testing.assert_allclose(erased[changed], 0, atol=1e-5)  # mean colour
+    for part in changed[changed.any((1, 2))]:
+        rows, columns = part.any(1), part.any(0)
+        np.testing.assert_array_equal(part, np.outer(rows, columns))
+        assert 0.005 < part.mean() < 0.45
 
 
 # Recipes
@@ -416,13 +487,171 @@ def test_weights_decay_as_through_the_momentum():
     assert float(kernel.numpy()) == pytest.approx(weight, abs=0.005)
 
 
+@pytest.mark.parametrize(
+    ("name", "moved"),
+    [
+        ("paper_imagenet", [1.9, 2.71]),  # the gradient, and 0.9 of the next
+        ("torchvision_v1", [1, 1.9]),
+        ("torchvision_v2", [1, 1.9]),
+    ],
+)
+def test_the_momentum_is_that_of_the_source(name, moved):
+    recipe = dataclasses.replace(
+        recipes.RECIPES[name], warm_up=0, ema=0, weight_decay=0
+    )
+    optimizer = train.make_optimizer(recipe, 10000)
+    kernel = keras.Variable(0.0, name="kernel")
+    values = [0.0]
+    for _ in moved:
+        optimizer.apply([keras.ops.ones(())], [kernel])
+        values.append(float(kernel.numpy()))
+    steps = -np.diff(values) / recipe.learning_rate
+    np.testing.assert_allclose(steps, moved, rtol=1e-4)
+
+
+def test_lamb_steps_and_decays_kernels_alone():
+    recipe = dataclasses.replace(recipes.RECIPES["rsb_a3"], warm_up=0)
+    optimizer = train.make_optimizer(recipe, 10000)
+    model = keras_resnext.ResNeXt([1], 2, 4, stem="cifar", classes=3)
+    variables = model.trainable_variables
+    for variable in variables:
+        variable.assign(keras.ops.ones(variable.shape))
+    for gradient in (keras.ops.zeros, keras.ops.ones):
+        before = [variable.numpy() for variable in variables]
+        optimizer.apply([gradient(v.shape) for v in variables], variables)
+        for old, variable in zip(before, variables, strict=True):
+            ratio = variable.numpy() / old
+            if gradient is keras.ops.ones:  # a share of the weights' norm
+                assert ratio.min() > 0.9 and ratio.max() < 1 - 4e-3
+            elif variable.name == "kernel":
+                decayed = 1 - recipe.learning_rate * recipe.weight_decay
+                np.testing.assert_allclose(ratio, decayed, rtol=1e-6)
+            else:
+                np.testing.assert_array_equal(ratio, 1)
+
+
+# One step after the other, on a network small enough to reckon with.
+
+
+PLAIN = dataclasses.replace(
+    QUICK,
+    batch_size=8,
+    epochs=1,
+    warm_up=0,
+    schedule="steps",
+    milestones=(0.99,),
+    label_smoothing=0,
+)
+
+
+@pytest.fixture
+def vectors():
+    random = np.random.default_rng(0)
+    images = random.normal(size=(24, 4)).astype("float32")
+    return data.Split(images, np.arange(24) % 3, list("rgb"))
+
+
+def _linear(recipe, weights=None):
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Dense(3, name="predictions")(inputs)
+    model = keras.Model(inputs, outputs)
+    if weights:
+        model.set_weights(weights)
+    train.compile_model(model, recipe, 1000)
+    return model
+
+
+def _loss(split, weights, smoothing=0.0):
+    logits = split.images @ weights[0] + weights[1]
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    targets = (1 - smoothing) * np.eye(3)[split.labels] + smoothing / 3
+    return -(targets * logs).sum(1).mean()
+
+
+def test_label_smoothing_is_in_the_loss(vectors):
+    targets = np.eye(3)[vectors.labels]
+    for smoothing in (0.0, 0.3):
+        recipe = dataclasses.replace(PLAIN, label_smoothing=smoothing)
+        model = _linear(recipe)
+        loss, _ = model.evaluate(vectors.images, targets, verbose=0)
+        expected = _loss(vectors, model.get_weights(), smoothing)
+        assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_two_halves_accumulate_to_the_step_of_the_whole(vectors):
+    targets = np.eye(3)[vectors.labels]
+    model = _linear(PLAIN)
+    start = model.get_weights()
+    model.train_on_batch(vectors.images, targets)
+    halves = _linear(dataclasses.replace(PLAIN, accumulate=2), start)
+    halves.train_on_batch(vectors.images[:12], targets[:12])
+    for one, other in zip(halves.get_weights(), start, strict=True):
+        np.testing.assert_array_equal(one, other)
+    halves.train_on_batch(vectors.images[12:], targets[12:])
+    for one, other, old in zip(
+        halves.get_weights(), model.get_weights(), start, strict=True
+    ):
+        assert np.abs(one - old).max() > 1e-3
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+class Spy(report.Progress):
+    """Notes the weights after each step."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.noted.append(self.model.get_weights())
+
+
+def test_the_moving_average_is_tested_and_saved(vectors, tmp_path):
+    pytest.importorskip("tensorboard")
+    recipe = dataclasses.replace(PLAIN, ema=0.8)
+    model = _linear(recipe)
+    place = resume.Run(tmp_path, {})
+    spy = Spy(3, 0, 8)
+    spy.noted = []
+    train.learn(
+        train.Phase(recipe, 0, model, model, vectors, vectors),
+        place,
+        argparse.Namespace(seed=0, save_every=500, out=tmp_path),
+        spy,
+        distribute.Single(),
+    )
+    first, *others = spy.noted
+    assert len(others) == 2
+    average = first  # as Keras does; it begins with no weights of chance
+    for weights in others:
+        average = [
+            0.8 * mean + 0.2 * new
+            for mean, new in zip(average, weights, strict=True)
+        ]
+    saved = keras.models.load_model(tmp_path / "model.keras")
+    for ended in (saved, model):
+        for one, mean, last in zip(
+            ended.get_weights(), average, others[-1], strict=True
+        ):
+            np.testing.assert_allclose(one, mean, rtol=1e-5, atol=1e-6)
+            assert np.abs(one - last).max() > 1e-3
+    loss = place.rows[0]["val_loss"]
+    assert loss == pytest.approx(_loss(vectors, average), rel=1e-5)
+    # What goes on is the training itself, not its average.
+    np.testing.assert_array_equal(place.arrays[0], others[-1][0])
+
+
+def test_the_gain_of_features_is_told():
+    one = report.describe_features(12, [{"seconds": 3}])
+    assert "12.00 s once, then 3.000 s for an epoch" in one
+    assert "a ratio of 4.0. Without them each epoch would take at least" in one
+    rows = [{"seconds": n} for n in (30, 32, 34)]  # compiles in the first
+    assert "a ratio of 6.0." in report.describe_features(12, rows)
+
+
 # The script
 
 
 @pytest.fixture(scope="module")
 def options(archive):
     return (
-        *("--data", archive, "--groups", 2, "--dtype", "float32"),
+        *("--data", archive, "--groups", 2),
         *("--sizes", 8, 16, "--batch-size", 8, "--save-every", 1),
         *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.9),
         *("--learning-rate", 0.05),
@@ -453,9 +682,12 @@ def test_train(trained, arrays):
         accuracy = stored["test_accuracy"]
         assert accuracy == pytest.approx(right.mean(), abs=1e-4)
     loaded = keras.models.load_model(out / "model.keras")
-    np.testing.assert_allclose(
-        loaded.predict(x, verbose=0), guesses, rtol=1e-4, atol=1e-5
-    )
+    # It was trained in bfloat16, and is for use in float32.
+    assert {layer.dtype_policy.name for layer in loaded.layers} == {"float32"}
+    scores = loaded.predict(x, verbose=0)
+    np.testing.assert_allclose(scores, guesses, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores.sum(1), 1, rtol=1e-5)
+    assert scores.min() >= 0 and scores.max() <= 1
     assert 0 < stored["idle"] < 1
     rows = log(out)
     assert [row["epoch"] for row in rows] == ["0", "1"]
@@ -463,6 +695,18 @@ def test_train(trained, arrays):
         assert picture.size == (1200, 350)
     _check_tensorboard(out / "tensorboard", rows)
     assert not list(out.glob("*.part*"))
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="export is TensorFlow's"
+)
+def test_what_was_trained_can_be_exported(trained, tmp_path):
+    from keras_resnext.export import export
+
+    model = keras.models.load_model(trained[0] / "model.keras")
+    report = export(model, tmp_path / "served")
+    assert report.max_difference < 1e-4
+    assert (tmp_path / "served" / "1" / "saved_model.pb").exists()
 
 
 def _check_tensorboard(path, rows):
@@ -553,7 +797,7 @@ def test_fine_tuning(folder, tmp_path):
     out = tmp_path / "frozen"
     result = run(*options, "--out", out, "--freeze", "conv4", "--epochs", 3)
     assert result.returncode == 0, result.stderr
-    assert "times faster" in result.stdout
+    assert "for an epoch on them, a ratio of" in result.stdout
     assert float(log(out)[-1]["val_accuracy"]) > 0.6
     tuned = load_file(out / "weights.safetensors")
     assert tuned["predictions/kernel"].shape == (1024, 3)
@@ -592,6 +836,48 @@ def test_groups_belong_to_the_net_for_small_images():
     )
     with pytest.raises(ValueError, match="belong to resnext29"):
         train.build(args, QUICK, 3)
+
+
+def test_weights_of_other_classes_need_a_new_top(tmp_path, monkeypatch):
+    args = argparse.Namespace(
+        model="resnext29",
+        groups=None,
+        width_per_group=None,
+        weights="cifar10",
+        accept_noncommercial=False,
+    )
+    network = train.build(args, QUICK, 10)
+    train.save_model(network, QUICK, tmp_path / "model.keras")
+    for args.weights in ("cifar10", str(tmp_path / "model.keras")):
+        with pytest.raises(ValueError, match="the 3 classes of the") as caught:
+            train.build(args, QUICK, 3)
+        message = str(caught.value)
+        assert f"Received: {args.weights} with 10. Pass --new-top" in message
+    # What it says to pass is there, and does it.
+    for options in (["--new-top"], ["--recipe", "finetune"]):
+        line = ["train.py", "--data", "pictures", "--out", "run", *options]
+        monkeypatch.setattr(sys, "argv", line)
+        _, recipe = train.parse_arguments()
+        assert recipe.new_top
+    tuned = train.build(args, recipe, 3)
+    assert tuned.output_shape == (None, 3)
+    for layer in ("conv1_conv", "conv4_block3_3_bn"):
+        for one, other in zip(
+            tuned.get_layer(layer).get_weights(),
+            network.get_layer(layer).get_weights(),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "matplotlib"])
+def test_a_missing_package_is_named_first(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    line = ["train.py", "--data", "none", "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(SystemExit, match=f"no {name}. Run `pip install"):
+        train.main()
+    assert not (tmp_path / "run").exists()
 
 
 def test_partly_frozen_networks_see_augmented_pictures(split):
