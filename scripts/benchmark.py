@@ -287,11 +287,13 @@ def parse_arguments():
     files.add_argument(
         "--out", type=pathlib.Path, default="runs/benchmark", help="folder"
     )
-    files.add_argument("--rounds", type=int, default=7, help="turns of each")
+    files.add_argument("--rounds", type=int, default=5, help="turns of each")
     net = argparse.ArgumentParser(add_help=False)
     net.add_argument("--network", default="resnext50_32x4d")
     net.add_argument("--side", type=int, default=224, help="pixels")
-    net.add_argument("--seconds", type=float, default=1, help="of a turn")
+    net.add_argument(
+        "--seconds", type=float, default=0.5, help="of a turn, or one call"
+    )
     add(layer)
     add(step)
     cpu = contenders.INFERENCE + contenders.TRAINING

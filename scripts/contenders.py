@@ -338,10 +338,14 @@ def keras_fit(task, policy="float32"):
 # --- Exported artifacts ------------------------------------------------------
 
 
-def saved_model(task, precision):
-    """TensorFlow on our export, loaded without any option."""
+def saved_model(task, precision, inter_op=0):
+    """TensorFlow on our export.
+
+    `inter_op` is the number of operations at a time, 0 TensorFlow's default.
+    """
     import tensorflow as tf
 
+    tf.config.threading.set_inter_op_parallelism_threads(inter_op)
     path = str(artifact(task, "saved_model", precision))
     model, images = tf.saved_model.load(path), _images(task)
 
@@ -518,16 +522,16 @@ def _ours(key, name, make, precision="float32", goal=None, **options):
     return Contender(key, name, make, precision, options, True, goal)
 
 
-def _ours_exported(format, name, make, precision, goal=None):
+def _ours_exported(key, name, make, precision, goal=None, **options):
     return Contender(
-        f"{format}_{precision}",
+        f"{key}_{precision}",
         name,
         make,
         precision,
-        {"precision": precision},
+        {"precision": precision} | options,
         ours=True,
         goal=goal,
-        artifact=(format, precision),
+        artifact=(make.__name__, precision),
     )
 
 
@@ -543,8 +547,14 @@ INFERENCE = (
         "bfloat16",
         **_BF16,
     ),
-    _ours_exported("saved_model", "SavedModel", saved_model, "float32"),
-    _ours_exported("saved_model", "SavedModel", saved_model, "bfloat16"),
+    *(
+        _ours_exported(key, name, saved_model, precision, **options)
+        for precision in ("float32", "bfloat16")
+        for key, name, options in (
+            ("saved_model", "SavedModel", {}),
+            ("inter1", "SavedModel, one operation at a time", {"inter_op": 1}),
+        )
+    ),
     _ours_exported("litert", "LiteRT", litert, "int8", goal=2.0),
     Contender(
         "onnxruntime",
