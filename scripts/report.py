@@ -10,6 +10,7 @@ import statistics
 import time
 
 import keras
+import pictures
 import resume
 from tqdm import tqdm
 
@@ -134,12 +135,9 @@ def _scope(match):
 
 def draw(path, rows, title):
     """Draws loss, accuracy and learning rate over the epochs."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
+    figure, axes = pictures.pyplot().subplots(
+        1, 3, figsize=(12, 3.5), layout="constrained"
+    )
     epochs = [row["epoch"] + 1 for row in rows]
     panels = (("loss", "val_loss"), ("accuracy", "val_accuracy"))
     for axis, names in zip(axes, (*panels, ("learning_rate",)), strict=True):
@@ -152,5 +150,4 @@ def draw(path, rows, title):
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.suptitle(title)
-    resume.write(path, lambda file: figure.savefig(file, dpi=100, format="png"))
-    plt.close(figure)
+    pictures.save(figure, path)

@@ -133,7 +133,11 @@ def _make_deterministic(backend):
 
 def build(args, recipe, classes):
     """Returns the network, which ends in logits."""
-    options = {"input_shape": (None, None, 3), "weights": args.weights}
+    options = {
+        "input_shape": (None, None, 3),
+        "weights": args.weights,
+        "accept_noncommercial": args.accept_noncommercial,
+    }
     if args.model == "resnext29":
         options["groups"] = args.groups
         options["width_per_group"] = args.width_per_group
@@ -142,8 +146,6 @@ def build(args, recipe, classes):
             "--groups and --width-per-group belong to resnext29. Received: "
             f"--model {args.model}. Leave them out."
         )
-    elif args.accept_noncommercial:
-        options["accept_noncommercial"] = True
     options["stochastic_depth"] = recipe.stochastic_depth
     options["zero_gamma"] = recipe.zero_gamma
     construct = getattr(keras_resnext, ARCHITECTURES[args.model].constructor)
