@@ -173,7 +173,7 @@ def test_gpu_needs_no_tensorflow(tmp_path):
         assert [row["difference"] < 2e-2 for row in section] == [True] * 2
         assert [row["images_per_second"] > 0 for row in section] == [True] * 2
     assert len(stored["sections"]) == 2
-    asked = keras_resnext.ResNeXt29(None, groups=2, width_per_group=8)
+    asked = keras_resnext.ResNeXt29(weights=None, groups=2, width_per_group=8)
     learnt = sum(w.numpy().size for w in asked.trainable_weights)
     assert stored["parameters"] == learnt
 
