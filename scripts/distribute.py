@@ -21,9 +21,11 @@ class Single:
         worker: Number of this process.
         workers: Number of processes that train together, each with its share
             of a batch. Process 0, the chief, writes the files.
+        replicas: Number of devices of all of them, of which each gets as many
+            pictures of a batch.
     """
 
-    worker, workers = 0, 1
+    worker, workers, replicas = 0, 1, 1
 
     def scope(self):
         """Returns the context in which networks are built and compiled."""
@@ -50,6 +52,7 @@ class Mirrored(Single):
         self.strategy = tf.distribute.MirroredStrategy(
             [device.name for device in devices]
         )
+        self.replicas = self.strategy.num_replicas_in_sync
 
     def scope(self):
         """Returns the context in which variables get a copy each device."""
@@ -91,10 +94,11 @@ class MultiWorker(Mirrored):
                 "Set it as README shows."
             ) from error
         self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        self.replicas = self.strategy.num_replicas_in_sync
 
     def fit(self, model, batches, **options):
         """Trains for one epoch on this worker's share of each batch."""
-        devices = self.strategy.num_replicas_in_sync // self.workers
+        devices = self.replicas // self.workers
         share = batches.element_spec[0].shape[0] // devices
         batches = self.strategy.distribute_datasets_from_function(
             lambda context: batches.rebatch(share, drop_remainder=True)
@@ -146,6 +150,7 @@ class DataParallel(Mirrored):
     def __init__(self):
         """Takes all devices."""
         self.strategy = keras.distribution.DataParallel()
+        self.replicas = len(keras.distribution.list_devices())
 
     def fit(self, model, batches, **options):
         """Trains for one epoch, as `model.fit`."""

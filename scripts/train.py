@@ -473,6 +473,12 @@ def main():
                 f"with. Received: --batch-size {recipe.batch_size} with "
                 f"{len(train.labels)} pictures. Make it smaller."
             )
+        if recipe.batch_size % strategy.replicas:
+            raise ValueError(
+                "Each device must get as many pictures of a batch. Received: "
+                f"--batch-size {recipe.batch_size} for {strategy.replicas} "
+                "devices. Pass a multiple of their number."
+            )
         with strategy.scope():
             network = build(args, recipe, len(train.classes))
             # What is wrong with these shows before anything is written.

@@ -285,6 +285,32 @@ def test_workers_go_on_after_kill(begin, tmp_path):
     assert len(log) == 1 + 3  # a header and the chief's epochs, once each
 
 
+def test_batch_that_devices_cannot_share(tmp_path):
+    pytest.importorskip("jax")
+    images, labels = np.zeros((30, 8, 8, 3), "uint8"), np.arange(30) % 3
+    parts = {"x_train": images, "y_train": labels}
+    parts |= {"x_test": images, "y_test": labels}
+    np.savez(tmp_path / "data.npz", **parts)
+    answer = subprocess.run(
+        [
+            *(sys.executable, TRAIN, "--data", tmp_path / "data.npz"),
+            *("--out", tmp_path / "out", "--batch-size", "15"),
+            *("--strategy", "mirrored"),
+        ],
+        env=os.environ
+        | {
+            "KERAS_BACKEND": "jax",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert "--batch-size 15 for 2 devices" in answer.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("config", ["", "{}", '{"cluster": {"worker": []}}'])
 def test_multi_worker_needs_a_cluster(monkeypatch, config):
     monkeypatch.syspath_prepend(TRAIN.parent)
