@@ -141,6 +141,9 @@ class Saver(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Takes the weights before `fit` puts their average in place."""
+        # A new process would count on: its first `fit` resets no metric that
+        # it has not used before.
+        self.model.reset_metrics()
         self._capture()
 
     def _capture(self):

@@ -35,23 +35,60 @@ import train  # noqa: E402
 
 QUICK = dataclasses.replace(recipes.RECIPES["quick"], batch_size=16)
 # Takes TensorFlow away before the script starts, as if not installed.
-BARE = """
+BARE = 'import sys; sys.modules["tensorflow"] = None'
+# Ends the script as soon as its state of that epoch and step is on disk.
+KILL = """
+import os, signal, resume
+write = resume.Run.write
+def write_and_die(run, **now):
+    write(run, **now)
+    if (run.epoch, now.get("step", run.step)) == {}:
+        os.kill(os.getpid(), signal.SIGKILL)
+resume.Run.write = write_and_die
+"""
+SCRIPT = """
 import runpy, sys
-sys.modules["tensorflow"] = None
 sys.argv = sys.argv[1:]
 sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+{}
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def command(*arguments):
-    return [sys.executable, SCRIPTS / "train.py", *map(str, arguments)]
+def command(*arguments, before=""):
+    """Returns a command line; `before` is Python to run ahead of it."""
+    start = ["-c", SCRIPT.format(before)] if before else []
+    script = SCRIPTS / "train.py"
+    return [sys.executable, *start, str(script), *map(str, arguments)]
 
 
-def run(*arguments):
+def run(*arguments, before="", **environment):
     return subprocess.run(
-        command(*arguments), capture_output=True, text=True, check=False
+        command(*arguments, before=before),
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
+
+
+def run_until(place, *arguments, before="", **environment):
+    """Kills a training when its state is that of an epoch and a step."""
+    before = f"{before}\n{KILL.format(place)}"
+    result = run(*arguments, before=before, **environment)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+
+
+def assert_equal_runs(one, other):
+    """Checks that two trainings have ended bit by bit alike."""
+    expected, found = state(one)[1], state(other)[1]
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+    name = "weights.safetensors"
+    assert (other / name).read_bytes() == (one / name).read_bytes()
+    for row, again in zip(log(one), log(other), strict=True):
+        assert row | {"seconds": None} == again | {"seconds": None}
 
 
 def state(folder):
@@ -153,6 +190,29 @@ def test_corrupt_pictures_are_named(folder, capsys):
     assert str(folder / "red" / "notes.txt") in skipped[1]
     with pytest.raises(ValueError, match=r"red.2\.png \(.*Remove it"):
         data.load(folder, on_corrupt="fail")
+
+
+def test_sound_pictures_are_decoded_once(folder, monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_HOME", str(folder.with_name("home")))
+    monkeypatch.setattr(data, "_WORTH_REMEMBERING", 1)
+    (folder / "red" / "notes.txt").write_text("no picture")
+    decoded, fault = [], data._fault
+    monkeypatch.setattr(
+        data, "_fault", lambda path: decoded.append(path.name) or fault(path)
+    )
+    first = data.load(folder)
+    assert len(decoded) == 33
+    decoded.clear()
+    picture = folder / "red" / "2.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[: len(whole) // 2])
+    train_split, test_split = data.load(folder)
+    assert sorted(decoded) == ["2.png", "notes.txt"]
+    found = {*train_split.images, *test_split.images}
+    assert found == {*first[0].images, *first[1].images} - {str(picture)}
+    lines = capsys.readouterr().err.splitlines()
+    skipped = [line for line in lines if line.startswith("Skipped: ")]
+    assert ["notes.txt" in line for line in skipped] == [True, False, True]
 
 
 def test_folders_without_pictures_are_named(folder):
@@ -664,6 +724,7 @@ def trained(options, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "run"
     result = run(*options, "--out", out)
     assert result.returncode == 0, result.stderr
+    assert "Unsupported dtype" not in result.stderr  # TensorBoard, of bfloat16
     return out, result.stdout
 
 
@@ -731,36 +792,28 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
     options, trained, tmp_path
 ):
     whole, killed, other = trained[0], tmp_path / "killed", tmp_path / "other"
+    run_until((1, 0), *options, "--out", killed)  # between two epochs
+    assert len(log(killed)) == 1
     with subprocess.Popen(
         command(*options, "--out", killed),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
         while process.poll() is None:
-            if (killed / "state.npz").exists():
-                about, _ = state(killed)
-                if about["epoch"] > 0 and about["step"] > 0:
-                    process.send_signal(signal.SIGKILL)
-                    break
+            if state(killed)[0]["step"] > 0:  # at any moment after that
+                process.send_signal(signal.SIGKILL)
+                break
             time.sleep(0.01)
     assert process.returncode == -signal.SIGKILL
     assert not (killed / "result.json").exists()
     result = run(*options, "--out", killed)
     assert result.returncode == 0, result.stderr
-    expected, found = state(whole)[1], state(killed)[1]
-    assert expected.keys() == found.keys()
-    for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array)
-    name = "weights.safetensors"
-    assert (killed / name).read_bytes() == (whole / name).read_bytes()
-    rows = [log(folder) for folder in (whole, killed)]
-    assert [row["epoch"] for row in rows[1]] == ["0", "1"]
-    for one, two in zip(*rows, strict=True):
-        one.pop("seconds"), two.pop("seconds")
-        assert one == two
+    assert [row["epoch"] for row in log(killed)] == ["0", "1"]
+    assert_equal_runs(whole, killed)
 
     result = run(*options, "--out", other, "--seed", 1)
     assert result.returncode == 0, result.stderr
+    name = "weights.safetensors"
     assert (other / name).read_bytes() != (whole / name).read_bytes()
 
     result = run(*options, "--out", whole, "--seed", 1)
@@ -769,24 +822,37 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
     assert "Received: seed was 0 and is 1 in" in message
 
 
-def test_it_trains_on_jax_without_tensorflow(archive, tmp_path):
-    pytest.importorskip("jax")
-    script = command(
+def test_it_trains_on_torch_without_tensorflow(archive, tmp_path):
+    pytest.importorskip("torch")
+    result = run(
         *("--data", archive, "--out", tmp_path / "run", "--groups", 2),
-        *("--sizes", 8, "--epochs", 1, "--batch-size", 16),
-        *("--dtype", "float32", "--cutmix", 1),
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", BARE, *script[1:]],
-        env=os.environ | {"KERAS_BACKEND": "jax"},
-        capture_output=True,
-        text=True,
-        check=False,
+        *("--sizes", 8, "--epochs", 1, "--batch-size", 16, "--cutmix", 1),
+        before=BARE,
+        KERAS_BACKEND="torch",
     )
     assert result.returncode == 0, result.stderr
     assert len(log(tmp_path / "run")) == 1
     stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert "torch" in stored["versions"]
+
+
+def test_it_goes_on_bit_by_bit_on_jax_without_tensorflow(archive, tmp_path):
+    pytest.importorskip("jax")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = (
+        *("--data", archive, "--groups", 2, "--sizes", 8, "--epochs", 1),
+        *("--batch-size", 16, "--save-every", 1, "--cutmix", 1, "--ema", 0.9),
+    )
+    bare = {"before": BARE, "KERAS_BACKEND": "jax"}
+    result = run(*options, "--out", whole, **bare)
+    assert result.returncode == 0, result.stderr
+    assert len(log(whole)) == 1
+    stored = json.loads((whole / "result.json").read_text())
     assert "jax" in stored["versions"]
+    run_until((0, 2), *options, "--out", killed, **bare)
+    result = run(*options, "--out", killed, **bare)
+    assert result.returncode == 0, result.stderr
+    assert_equal_runs(whole, killed)
 
 
 def test_fine_tuning(folder, tmp_path):
@@ -805,16 +871,21 @@ def test_fine_tuning(folder, tmp_path):
     assert len(same) > 100 and all(same)
 
     # Then everything is trained, at a lower rate.
-    result = run(
-        *(*options, "--out", tmp_path / "both", "--epochs", 1),
-        *("--unfreeze-epochs", 1, "--unfreeze-lr", 0.01),
-    )
+    options += ("--epochs", 1, "--unfreeze-epochs", 1, "--unfreeze-lr", 0.01)
+    result = run(*options, "--out", tmp_path / "both")
     assert result.returncode == 0, result.stderr
     about, arrays = state(tmp_path / "both")
     assert (about["phase"], about["epoch"]) == (1, 2)
     assert len(arrays) > len(state(out)[1])
     tuned = load_file(tmp_path / "both" / "weights.safetensors")
     assert not all(np.array_equal(a, b) for a, b in _pairs(tuned))
+
+    # A kill in that phase changes nothing, either.
+    options += ("--save-every", 1, "--out", tmp_path / "killed")
+    run_until((1, 2), *options)
+    result = run(*options)
+    assert result.returncode == 0, result.stderr
+    assert_equal_runs(tmp_path / "both", tmp_path / "killed")
 
 
 def _pairs(tuned):
