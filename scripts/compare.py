@@ -217,6 +217,40 @@ def table(results):
     return "\n".join(lines)
 
 
+def summary(sections):
+    """Returns the Markdown of all sections' times, with their ratios.
+
+    Sections in which the same contenders took part share a table.
+    """
+    groups = {}
+    for name, results in sections.items():
+        names = tuple(result.contender.name for result in results)
+        groups.setdefault(names, {})[name] = results
+    tables = []
+    for group in groups.values():
+        lines = [
+            f"| ms (ratio) | precision | {' | '.join(group)} | goal |",
+            "|---|---|" + "---:|" * (len(group) + 1),
+        ]
+        found = [ratios(results) for results in group.values()]
+        for row, ratio in zip(
+            zip(*group.values(), strict=True),
+            zip(*found, strict=True),
+            strict=True,
+        ):
+            who = row[0].contender
+            cells = [
+                f"{result.ms:,.1f}" + (f" ({r:.2f})" if r else "")
+                for result, r in zip(row, ratio, strict=True)
+            ]
+            lines.append(
+                f"| {f'**{who.name}**' if who.ours else who.name} | "
+                f"{who.precision} | {' | '.join(cells)} | {who.goal or ''} |"
+            )
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
 def machine():
     """Returns what the numbers depend on beside the versions."""
     facts = {
@@ -251,7 +285,7 @@ def write(out, title, facts, sections):
         facts: Dictionary about the machine and the versions.
         sections: Dictionary from a section's title to its `Result`s.
     """
-    text = [f"# {title}", describe(facts), EXPLANATION]
+    text = [f"# {title}", describe(facts), EXPLANATION, summary(sections)]
     for name, results in sections.items():
         text += [f"## {name}", table(results)]
     text.append(f"![Milliseconds of an image]({out.name}.png)")

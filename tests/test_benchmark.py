@@ -63,6 +63,18 @@ def test_table():
     )
 
 
+def test_summary_has_a_table_for_those_who_took_part_together():
+    again = [result("slower", [9] * 4, ours=True), *RESULTS[1:]]
+    sections = {"Batch 1": RESULTS, "Batch 8": again, "Train": RESULTS[:1]}
+    text = compare.summary(sections)
+    both, alone = text.split("\n\n")
+    assert both.splitlines()[0] == (
+        "| ms (ratio) | precision | Batch 1 | Batch 8 | goal |"
+    )
+    assert "| peer | float32 | 30.5 (2.05) | 30.5 (3.39) | 1.3 |" in both
+    assert alone.splitlines()[2:] == ["| **slower** | float32 | 18.0 |  |"]
+
+
 def test_report_has_all_that_was_measured(tmp_path):
     stock = result("stock", [9000] * 4)
     sections = {"Inference, batch 8": [*RESULTS, stock], "Training": RESULTS}
