@@ -4,8 +4,10 @@ import argparse
 import base64
 import concurrent.futures
 import contextlib
+import ctypes
 import dataclasses
 import errno
+import gc
 import http.server
 import importlib.util
 import io
@@ -133,6 +135,8 @@ def artifact(network, tmp_path_factory):
 
 
 def needs_memory(gigabytes, reason):
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier tests have freed
     facts = pathlib.Path("/proc/meminfo").read_text().split("\n")
     (free,) = (int(f.split()[1]) for f in facts if "MemAvailable" in f)
     if free < gigabytes * 1e6:
