@@ -338,14 +338,10 @@ def keras_fit(task, policy="float32"):
 # --- Exported artifacts ------------------------------------------------------
 
 
-def saved_model(task, precision, inter_op=0):
-    """TensorFlow on our export.
-
-    `inter_op` is the number of operations at a time, 0 TensorFlow's default.
-    """
+def saved_model(task, precision):
+    """TensorFlow on our export, loaded without any option."""
     import tensorflow as tf
 
-    tf.config.threading.set_inter_op_parallelism_threads(inter_op)
     path = str(artifact(task, "saved_model", precision))
     model, images = tf.saved_model.load(path), _images(task)
 
@@ -405,11 +401,11 @@ def openvino(task, **hints):
     return lambda: model(images)[0]
 
 
-def session(task, inter_op, intra_op):
+def session(task, precision="float32", inter_op=1, intra_op=THREADS):
     """A SavedModel in a session, as TensorFlow Serving runs it.
 
-    `inter_op` and `intra_op` are numbers of threads; 0 is TensorFlow's
-    default.
+    `inter_op` and `intra_op` are numbers of threads, by default those of
+    README's command; 0 is TensorFlow's default.
     """
     import concurrent.futures
 
@@ -423,7 +419,7 @@ def session(task, inter_op, intra_op):
             intra_op_parallelism_threads=intra_op,
         ),
     )
-    path = str(artifact(task, "saved_model", "float32"))
+    path = str(artifact(task, "saved_model", precision))
     loaded = tf1.saved_model.load(running, ["serve"], path)
     signature = loaded.signature_def["serving_default"]
     call = running.make_callable(
@@ -522,16 +518,16 @@ def _ours(key, name, make, precision="float32", goal=None, **options):
     return Contender(key, name, make, precision, options, True, goal)
 
 
-def _ours_exported(key, name, make, precision, goal=None, **options):
+def _ours_exported(key, name, make, format, precision, goal=None):
     return Contender(
         f"{key}_{precision}",
         name,
         make,
         precision,
-        {"precision": precision} | options,
+        {"precision": precision},
         ours=True,
         goal=goal,
-        artifact=(make.__name__, precision),
+        artifact=(format, precision),
     )
 
 
@@ -548,14 +544,14 @@ INFERENCE = (
         **_BF16,
     ),
     *(
-        _ours_exported(key, name, saved_model, precision, **options)
+        _ours_exported(key, name, make, "saved_model", precision)
         for precision in ("float32", "bfloat16")
-        for key, name, options in (
-            ("saved_model", "SavedModel", {}),
-            ("inter1", "SavedModel, one operation at a time", {"inter_op": 1}),
+        for key, name, make in (
+            ("saved_model", "SavedModel", saved_model),
+            ("serving", "SavedModel, as README's server", session),
         )
     ),
-    _ours_exported("litert", "LiteRT", litert, "int8", goal=2.0),
+    _ours_exported("litert", "LiteRT", litert, "litert", "int8", goal=2.0),
     Contender(
         "onnxruntime",
         "ONNX Runtime, our export",
