@@ -23,14 +23,11 @@ def fill(model, images):
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             n = layer.gamma.shape
-            signs, scales = random.normal(0, 0.2, (2, *n)), (0.5, 1.5)
-            layer.set_weights(
-                [
-                    random.uniform(*scales, n),
-                    *signs,
-                    random.uniform(*scales, n),
-                ]
-            )
+            gamma, variance = random.uniform(0.5, 1.5, (2, *n))
+            if layer.name.endswith("_3_bn"):
+                gamma /= 4  # else sums of branches grow beyond float16
+            signs = random.normal(0, 0.2, (2, *n))
+            layer.set_weights([gamma, *signs, variance])
     last = model.get_layer("predictions")
     features = keras.Model(model.input, last.input)(images)
     kernel, bias = last.get_weights()
