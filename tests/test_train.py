@@ -257,11 +257,11 @@ def test_arrays_of_another_kind_are_refused(tmp_path, change, message):
 def test_tensorflow_datasets_are_read(tmp_path, file_format):
     tfds = pytest.importorskip("tensorflow_datasets")
     random = np.random.default_rng(0)
-    pictures = random.integers(0, 255, (5, 8, 8, 3), dtype="uint8")
+    pictures = random.integers(0, 255, (16, 8, 8, 3), dtype="uint8")
 
     class Squares(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
-        SHAPE, PART = (8, 8, 3), "train"
+        SHAPE, PART, COUNT = (8, 8, 3), "train", 4
 
         def _info(self):
             features = {
@@ -275,7 +275,7 @@ def test_tensorflow_datasets_are_read(tmp_path, file_format):
             )
 
         def _split_generators(self, manager):
-            return {self.PART: self._generate_examples(range(4))}
+            return {self.PART: self._generate_examples(range(self.COUNT))}
 
         def _generate_examples(self, chosen):
             for i in chosen:
@@ -286,6 +286,9 @@ def test_tensorflow_datasets_are_read(tmp_path, file_format):
 
     class Tests(Squares, skip_registration=True):
         PART = "test"
+
+    class Many(Squares, skip_registration=True):
+        COUNT = 16
 
     for builder in (Squares, Rectangles):
         builder(
@@ -307,6 +310,16 @@ def test_tensorflow_datasets_are_read(tmp_path, file_format):
         data.load("tfds:tests", data_dir=tmp_path)
     with pytest.raises(ValueError, match="Received: 'nothing'"):
         data.load("tfds:nothing", data_dir=tmp_path)
+    Many(data_dir=tmp_path, file_format=file_format).download_and_prepare()
+    result = run(
+        *("--data", "tfds:many", "--data-dir", tmp_path, "--holdout", 0.5),
+        *("--recipe", "finetune", "--weights", "cifar10", "--sizes", 8),
+        *("--batch-size", 4, "--epochs", 1, "--out", tmp_path / "out"),
+    )
+    assert result.returncode == 0, result.stderr
+    described = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert described["classes"] == ["a", "b"]
+    assert described["options"]["pictures"] == [8, 8]
 
 
 # Batches
