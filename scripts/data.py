@@ -274,12 +274,11 @@ def _remember(path, marks):
     """Writes what was found sound, whole or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Several machines may do so at a time.
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, delete=False
-        ) as file:
-            json.dump(marks, file)
-        os.replace(file.name, path)
+        # A place of its own, as several machines may do so at a time.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            part = pathlib.Path(folder, path.name)
+            part.write_text(json.dumps(marks))
+            part.replace(path)
     except OSError as error:
         print(f"To be checked again next time: {error}", file=sys.stderr)
 
