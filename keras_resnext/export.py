@@ -135,7 +135,7 @@ def export(
         calibration = _inputs(model, transform, calibration, side)
         samples = np.concatenate([samples, calibration[:_COMPARED]])
     dtype = precision if format == "saved_model" else "float32"
-    folded = fold(model, dtype, fuse=format != "saved_model")
+    folded = fold(model, dtype)
     job = Job(folded, precision, side, samples, calibration, row, labels, top)
     if tolerance is None:
         tolerance = _TOLERANCE[precision]

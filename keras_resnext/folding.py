@@ -12,17 +12,24 @@ _MAX_CONSTANTS = 200_000_000  # bytes
 
 
 class _Convolution(GroupedConv2D):
-    """A convolution that is TensorFlow's own operation on every machine.
+    """A grouped convolution with a bias that TensorFlow runs everywhere.
 
     `GroupedConv2D` takes another path where gradients are missing; an
     artifact must not depend on the machine that wrote it.
     """
 
-    def convolution_op(self, inputs, kernel):
-        return self._direct(inputs, kernel)
+    def call(self, inputs):
+        import tensorflow as tf
+
+        outputs = self._direct(inputs, self.kernel)
+        if self.use_bias:
+            # Grappler fuses a BiasAdd always, which fails where oneDNN is
+            # off, but an addition only where oneDNN is on.
+            outputs = tf.raw_ops.AddV2(x=outputs, y=self.bias)
+        return self.activation(outputs)
 
 
-def fold(model, dtype="float32", fuse=True):
+def fold(model, dtype="float32"):
     """Rebuilds a model for inference, with new weights.
 
     Every batch normalisation that alone follows a convolution becomes the
@@ -35,9 +42,6 @@ def fold(model, dtype="float32", fuse=True):
             and one output. Nested models are rebuilt, too.
         dtype: Type of feature maps and of the weights that make them; what
             follows the pooling is float32, also of a model of mixed precision.
-        fuse: Whether TensorFlow may fuse a grouped convolution with its bias.
-            Where oneDNN is off, what it fuses fails; other runtimes expect a
-            bias.
 
     Returns:
         A `keras.Model`. In float32 its outputs are those of `model` within
@@ -46,19 +50,17 @@ def fold(model, dtype="float32", fuse=True):
     inputs, outputs = model.inputs[0], model.outputs[0]
     model = keras.Model(inputs, outputs, name=model.name)
     folded = _folded(model)
-    shifts = {}
+    skipped = {bn.name for bn in folded.values()}
 
     def clone(layer):
         if isinstance(layer, keras.Model):
-            return fold(layer, dtype, fuse)
+            return fold(layer, dtype)
         config = layer.get_config()
         maps = len(layer.output.shape) == 4
         config["dtype"] = dtype if maps else "float32"
         if not isinstance(layer, keras.layers.Conv2D):
             return type(layer).from_config(config)
         kernel, bias = _weights(layer, folded.get(layer.name))
-        if layer.groups > 1 and not fuse and bias is not None:
-            shifts[layer.name], bias = -bias, None
         config["use_bias"] = bias is not None
         new = (_Convolution if layer.groups > 1 else type(layer)).from_config(
             config
@@ -67,22 +69,13 @@ def fold(model, dtype="float32", fuse=True):
         new.set_weights([kernel] if bias is None else [kernel, bias])
         return new
 
-    def call(layer, x, **options):
-        if layer.name in skipped:
-            return x
-        x = layer(x, **options)
-        if layer.name in shifts:
-            # Grappler fuses additions only, subtractions never.
-            shift = keras.ops.convert_to_tensor(shifts[layer.name], dtype)
-            x = keras.ops.subtract(x, shift)
-        return x
-
-    skipped = {bn.name for bn in folded.values()}
     new = keras.models.clone_model(
         model,
         keras.Input(inputs.shape[1:], name="images", dtype=inputs.dtype),
         clone_function=clone,
-        call_function=call,
+        call_function=lambda layer, x, **options: (
+            x if layer.name in skipped else layer(x, **options)
+        ),
     )
     filled = keras.layers.Conv2D, keras.Model
     for layer in new.layers:
@@ -119,6 +112,9 @@ def frozen(model):
         input_signature=[tf.TensorSpec(image.shape, image.dtype, "images")]
     )
     def run(images):
+        # A session forgets the shape of what it is fed, and Grappler then
+        # cannot tell that both sides of a sum have the same.
+        images = tf.ensure_shape(images, image.shape)
         if size > _MAX_CONSTANTS:
             outputs = model(images, training=False)
         else:

@@ -551,6 +551,7 @@ INFERENCE = (
             ("serving", "SavedModel, as README's server", session),
         )
     ),
+    _ours_exported("litert", "LiteRT", litert, "litert", "float32"),
     _ours_exported("litert", "LiteRT", litert, "litert", "int8", goal=2.0),
     Contender(
         "onnxruntime",

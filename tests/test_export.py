@@ -160,15 +160,14 @@ def difference(outputs, expected):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("fuse", [True, False])
-def test_folded_logits_are_the_models(network, name, fuse):
+def test_folded_logits_are_the_models(network, name):
     model, side = network(name)
     model = keras.Model(model.input, model.output)  # keeps the weights
     model = keras.models.clone_model(
         model, clone_function=lambda layer: _logits(layer)
     )
     model.set_weights(network(name)[0].get_weights())
-    folded = fold(model, fuse=fuse)
+    folded = fold(model)
     images = photographs(side)
     assert difference(folded(images), model(images)) < 1e-5
     kinds = {type(layer).__name__ for layer in folded.layers}
@@ -201,11 +200,10 @@ def test_fold_leaves_what_cannot_be_folded():
         [random.uniform(0.5, 1.5, w.shape) for w in model.get_weights()]
     )
     images = random.normal(size=(2, 8, 8, 3)).astype("float32")
-    for fuse in (True, False):
-        folded = fold(model, fuse=fuse)
-        assert difference(folded(images), model(images)) < 1e-5
-        kinds = [type(layer).__name__ for layer in folded.layers]
-        assert kinds.count("BatchNormalization") == 3
+    folded = fold(model)
+    assert difference(folded(images), model(images)) < 1e-5
+    kinds = [type(layer).__name__ for layer in folded.layers]
+    assert kinds.count("BatchNormalization") == 3
 
 
 def test_fold_takes_a_model_out_of_mixed_precision():
