@@ -139,10 +139,11 @@ def save(model, path, dtype="float16"):
     Args:
         model: Model made by this package.
         path: File to write; it appears only when it is complete.
-        dtype: Type of the numbers in the file.
+        dtype: Type of the numbers in the file; a variable with values beyond
+            its range is written in its own.
     """
     arrays = {
-        name: np.ascontiguousarray(keras.ops.convert_to_numpy(v), dtype)
+        name: _in_range(keras.ops.convert_to_numpy(v), dtype)
         for name, v in _variables(model).items()
     }
     partial = pathlib.Path(f"{path}.part")
@@ -151,6 +152,12 @@ def save(model, path, dtype="float16"):
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _in_range(array, dtype):
+    with np.errstate(over="ignore"):
+        smaller = np.ascontiguousarray(array, dtype)
+    return smaller if np.isfinite(smaller).all() else array
 
 
 def _variables(model):

@@ -21,6 +21,7 @@ import argparse
 import dataclasses
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import re
@@ -357,6 +358,12 @@ def learn(phase, run, args, progress, strategy):
         row |= train_epoch(
             phase, epoch, variables, run, args, progress, strategy
         )
+        if not math.isfinite(row["loss"]):
+            sys.exit(
+                "The loss must stay finite. Received: a loss of "
+                f"{row['loss']} in epoch {epoch}. Pass a lower "
+                "--learning-rate and another --out."
+            )
         # With a moving average, `fit` has put it in place of the weights.
         tests = batches.Unchanged(phase.test, recipe)
         scores = strategy.on_one_device(model).evaluate(

@@ -994,6 +994,19 @@ def test_it_says_what_is_wrong(archive, tmp_path, options, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_training_without_bounds_is_said_so(archive, tmp_path):
+    result = run(
+        *("--data", archive, "--out", tmp_path / "run", "--groups", 2),
+        *("--sizes", 8, "--epochs", 2, "--batch-size", 16),
+        *("--learning-rate", 1e30, "--warm-up", 0),
+    )
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("The loss must stay finite."), result.stderr
+    assert "in epoch 0" in last
+    assert not (tmp_path / "run" / "model.keras").exists()
+
+
 def test_train_says_what_the_data_lacks(tmp_path):
     np.savez(tmp_path / "data.npz", x_train=np.zeros(3))
     result = run("--data", tmp_path / "data.npz", "--out", tmp_path / "run")

@@ -134,6 +134,17 @@ class TestFormats:
                 loaded[name], array.astype("float16").astype("float32")
             )
 
+    def test_save_of_what_float16_cannot_hold(self, tmp_path):
+        path, model = tmp_path / "net.safetensors", tiny()
+        layer = model.get_layer("conv1_bn")
+        variance = np.full(layer.moving_variance.shape, 1e6, "float32")
+        layer.moving_variance.assign(variance)
+        weights.save(model, path)
+        loaded = values(tiny(weights=path))
+        np.testing.assert_array_equal(
+            loaded["conv1_bn/moving_variance"], variance
+        )
+
     def test_failed_save_leaves_nothing(self, tmp_path, monkeypatch):
         def broken(arrays, path):
             path.write_bytes(b"half")
