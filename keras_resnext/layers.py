@@ -5,6 +5,8 @@ import functools
 import keras
 
 _PACKAGE = "keras_resnext"
+# What TensorFlow's fused normalisation takes, beside weights of float32.
+_FUSED_DTYPES = {"float32", "bfloat16", "float16"}
 
 
 def _on_tensorflow():
@@ -74,9 +76,15 @@ class GroupedConv2D(keras.layers.Conv2D):
         """Convolves `inputs` with `kernel` in `self.groups` groups."""
         if not _on_tensorflow() or self.groups == 1:
             return super().convolution_op(inputs, kernel)
-        if _trains_directly():
-            return self._direct(inputs, kernel)
-        return self._split(inputs, kernel)
+        if not _trains_directly():
+            return self._split(inputs, kernel)
+        import tensorflow as tf
+
+        outputs = self._direct(inputs, kernel)
+        # Keeps Grappler from fusing what follows: a graph traced here may be
+        # served where oneDNN is off, and there the fused operation has no
+        # groups.
+        return tf.ensure_shape(outputs, outputs.shape)
 
     def _direct(self, inputs, kernel):
         import tensorflow as tf
@@ -101,12 +109,13 @@ class GroupedConv2D(keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class BatchNormalization(keras.layers.BatchNormalization):
-    """A `keras.layers.BatchNormalization` that trains in one fused pass.
+    """A `keras.layers.BatchNormalization` that is one fused operation.
 
     Arguments, weights and results are those of Keras's layer, save that the
     moving variance follows the unbiased variance of the batch, as in PyTorch.
-    On TensorFlow the training step is one fused operation instead of a chain
-    of elementwise ones; inference and other backends keep Keras's path. Under
+    On TensorFlow it is one operation instead of a chain of elementwise ones,
+    and in inference part of the convolution before it, unless that one has
+    groups; other backends keep Keras's path. Under
     a `tf.distribute.Strategy` each replica normalises with its own share of
     the batch, and the moving statistics of all follow their mean.
     """
@@ -121,19 +130,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         """Normalises `inputs`, shape `(batch, ..., channels, ...)`."""
-        if not (training and self.trainable and self._fuses(inputs, mask)):
+        if not self._fuses(inputs, mask):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
+        training = bool(training and self.trainable)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=self.gamma,
             offset=self.beta,
-            mean=(),
-            variance=(),
+            mean=() if training else self.moving_mean,
+            variance=() if training else self.moving_variance,
             epsilon=self.epsilon,
             data_format="NHWC" if self.axis in (-1, 3) else "NCHW",
+            is_training=training,
         )
+        if not training:
+            return outputs
         for moving, batch in (
             (self.moving_mean, mean),
             (self.moving_variance, variance),
@@ -153,5 +166,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and mask is None
             and not getattr(self, "renorm", False)  # newer Keras has it
             and not self.synchronized
-            and keras.backend.standardize_dtype(inputs.dtype) != "float64"
+            and self.variable_dtype == "float32"
+            and keras.backend.standardize_dtype(inputs.dtype) in _FUSED_DTYPES
         )

@@ -304,6 +304,9 @@ class Stream:
             return batch
 
         options = tf.data.Options()
+        # At the end of an epoch, its thread sleeps as long as the epoch took,
+        # a minute at most, before the iterator can be deleted.
+        options.autotune.enabled = False
         # It would wait in another thread.
         options.experimental_optimization.inject_prefetch = False
         timed = tf.data.Dataset.zip(clock, batches).map(stop)

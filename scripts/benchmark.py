@@ -1,7 +1,7 @@
 r"""Measures this package beside others, on the machine at hand.
 
     python scripts/benchmark.py compare
-    python scripts/benchmark.py compare --batches 1 --only predict torch
+    python scripts/benchmark.py compare --batches 1 --only litert_int8 torch
     python scripts/benchmark.py growth
     python scripts/benchmark.py threads
     python scripts/benchmark.py gpu
@@ -24,8 +24,9 @@ TensorFlow need not be installed.
 
 `layer` times a 3x3 convolution of 128 channels in 32 groups on 8 feature maps
 of 56x56; `step` a whole training step of ResNeXt-50 on 8 images of 224x224,
-through `compile` and `fit` with their defaults. Both sides run in turns in
-one process. Takes one and ten minutes on two cores: Keras's side is that slow.
+through `compile` with its defaults and `train_on_batch`. Both sides run in
+turns in one process. Takes one and ten minutes on two cores: Keras's side is
+that slow.
 """
 
 import argparse
@@ -140,10 +141,12 @@ def step(_):
     for model in (ours, stock):
         model.compile("sgd", "sparse_categorical_crossentropy")
 
-    def fit(model):
-        return lambda: model.fit(x, y, batch_size=8, verbose=0)
-
-    in_turns("training step", fit(stock), fit(ours), repeats=3)
+    in_turns(
+        "training step",
+        lambda: stock.train_on_batch(x, y),
+        lambda: ours.train_on_batch(x, y),
+        repeats=3,
+    )
 
 
 def prepare(task, chosen, backend="tensorflow"):

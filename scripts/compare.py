@@ -178,6 +178,7 @@ COLUMNS = (
     "images/s",
     "ratio",
     "goal",
+    "loaded MB",
     "peak MB",
     "processors",
     "difference",
@@ -188,10 +189,11 @@ its own with as many threads as there are processors, and the same images and
 random weights. `ms` is the median of the turns' medians for one batch;
 `ratio` the median of the rounds' ratios: how many times our fastest path of
 that precision is as fast as a peer, and how many times one of our paths with
-fewer bits is as fast as our fastest in float32. `peak MB` is the most memory
-that the process ever had, loading included; `processors` how many it kept
-busy; `difference` the greatest one from PyTorch's float32, relative to the
-greatest output, measured before the times. Ours are in bold."""
+fewer bits is as fast as our fastest in float32. `loaded MB` is the memory of
+the process before its first call, libraries and weights, and `peak MB` the
+most that it ever had; `processors` how many it kept busy; `difference` the
+greatest one from PyTorch's float32, relative to the greatest output, measured
+before the times. Ours are in bold."""
 
 
 def table(results):
@@ -209,6 +211,7 @@ def table(results):
             f"{result.images_per_second:,.1f}",
             "" if ratio is None else f"{ratio:.2f}",
             "" if who.goal is None else f"{who.goal:.2f}",
+            f"{result.median('loaded_mb'):,.0f}",
             f"{result.median('peak_mb'):,.0f}",
             f"{result.median('processors'):.1f}",
             f"{result.difference:.0e}",

@@ -92,23 +92,33 @@ class Contender:
 
 # --- In the process of a contender -------------------------------------------
 
-_running = None
+_running, _loaded = None, None
 
 
 def start(contender, task):
     """Makes a contender ready; returns the result of its first call."""
-    global _running
+    global _running, _loaded
     _set_up(contender.backend)
     _running = contender.make(task, **contender.options)
+    _loaded = _resident()
     return _running()
+
+
+def _resident():
+    """Returns the megabytes that this process has in memory, on Linux."""
+    statm = pathlib.Path("/proc/self/statm")
+    if not statm.exists():
+        return float("nan")
+    return int(statm.read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
 def turn(seconds):
     """Times calls for so many seconds, after one to warm up.
 
     Returns:
-        Milliseconds, the median of the calls; the most memory that this
-        process has had, in megabytes; and the processors that it kept busy.
+        Milliseconds, the median of the calls; megabytes of memory that this
+        process had before its first call, and the most it has had; and the
+        processors that it kept busy.
     """
     _running()
     times, begin, work = [], time.perf_counter(), time.process_time()
@@ -119,8 +129,11 @@ def turn(seconds):
     work = time.process_time() - work
     return {
         "ms": statistics.median(times),
-        # Linux counts kilobytes. The parent's are in it, hence its few imports.
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+        "loaded_mb": _loaded,
+        # Linux counts units of 1,024 bytes. The parent's are in it, hence its
+        # few imports.
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * 1.024e-3,
         "processors": work / (time.perf_counter() - begin),
     }
 
@@ -306,17 +319,22 @@ def with_stock_layers(model):
     return clone
 
 
-def keras_predict(task, policy="float32", stock=False):
-    """Keras's `predict` with its defaults."""
+def keras_predict(task, policy="float32", stock=False, at_once=False):
+    """Keras's `predict` with its defaults, or `predict_on_batch`."""
     import keras
 
     keras.config.set_dtype_policy(policy)
     model, images = keras_model(task, stock), _images(task)
+    if at_once:
+        return lambda: model.predict_on_batch(images)
     return lambda: model.predict(images, batch_size=task.batch, verbose=0)
 
 
-def keras_fit(task, policy="float32"):
-    """Keras's `compile` and `fit` with their defaults; gives the loss."""
+def keras_fit(task, policy="float32", dataset=False):
+    """Keras's `compile` and `fit` with their defaults; gives the loss.
+
+    `fit` takes arrays or, as README advises, a dataset that is not tuned.
+    """
     import keras
 
     keras.config.set_dtype_policy(policy)
@@ -325,14 +343,24 @@ def keras_fit(task, policy="float32"):
         keras.optimizers.SGD(LEARNING_RATE, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
+    data = (images, labels, task.batch)
+    if dataset:
+        data = (_dataset(*data),)
 
     def run():
-        history = model.fit(
-            *(images, labels, task.batch), shuffle=False, verbose=0
-        )
+        history = model.fit(*data, shuffle=False, verbose=0)
         return np.array(history.history["loss"])
 
     return run
+
+
+def _dataset(images, labels, batch):
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels))
+    return dataset.batch(batch).with_options(options)
 
 
 # --- Exported artifacts ------------------------------------------------------
@@ -531,17 +559,31 @@ def _ours_exported(key, name, make, format, precision, goal=None):
     )
 
 
-_BF16 = {"policy": "mixed_bfloat16"}
+def _keras(key, name, make, goal=None, **options):
+    """Returns one of ours in float32, and in mixed precision."""
+    return (
+        _ours(key, name, make, **options),
+        _ours(
+            f"{key}_bfloat16",
+            f"{name}, mixed",
+            make,
+            "bfloat16",
+            goal,
+            policy="mixed_bfloat16",
+            **options,
+        ),
+    )
+
+
 _FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 INFERENCE = (
-    _ours("predict", "Keras predict", keras_predict),
-    _ours(
-        "predict_bfloat16",
-        "Keras predict, mixed",
+    *_keras("predict", "Keras predict", keras_predict),
+    *_keras(
+        "predict_on_batch",
+        "Keras predict_on_batch",
         keras_predict,
-        "bfloat16",
-        **_BF16,
+        at_once=True,
     ),
     *(
         _ours_exported(key, name, make, "saved_model", precision)
@@ -608,15 +650,8 @@ INFERENCE = (
 )
 
 TRAINING = (
-    _ours("fit", "Keras fit", keras_fit),
-    _ours(
-        "fit_bfloat16",
-        "Keras fit, mixed",
-        keras_fit,
-        "bfloat16",
-        goal=1.6,
-        **_BF16,
-    ),
+    *_keras("fit", "Keras fit, arrays", keras_fit, 1.6),
+    *_keras("fit_dataset", "Keras fit, dataset", keras_fit, 1.6, dataset=True),
     Contender("torch", "PyTorch, channels_last", torch_train, goal=1.05),
     Contender(
         "torch_contiguous",

@@ -53,10 +53,12 @@ def served_nodes(path, images):
     with v1.Session(graph=tf.Graph()) as session:
         loaded = v1.saved_model.load(session, ["serve"], str(path))
         signature = loaded.signature_def["serving_default"]
+        (outputs,) = signature.outputs.values()
+        (inputs,) = signature.inputs.values()
         facts = v1.RunMetadata()
         session.run(
-            signature.outputs["outputs"].name,
-            {signature.inputs["images"].name: images},
+            outputs.name,
+            {inputs.name: images},
             v1.RunOptions(output_partition_graphs=True),
             facts,
         )
@@ -75,15 +77,34 @@ def kind(node):
     return "+".join([name, *fused])
 
 
+def served(path):
+    """Counts the operations by `kind`."""
+    nodes = served_nodes(path, np.zeros((1, 64, 64, 3), "float32"))
+    assert not any("_XlaMustCompile" in node.attr for node in nodes)
+    return collections.Counter(
+        kind(node) for node in nodes if node.op not in IGNORED
+    )
+
+
 @pytest.mark.skipif(not _trains_directly(), reason="oneDNN is off")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_operations_of_a_served_model(model, tmp_path, precision):
     path = export(model, tmp_path, precision=precision).path
-    nodes = served_nodes(path, np.zeros((1, 64, 64, 3), "float32"))
-    assert not any("_XlaMustCompile" in node.attr for node in nodes)
-    found = collections.Counter(
-        kind(node) for node in nodes if node.op not in IGNORED
-    )
     # Twice: what comes in, and what goes out.
     casts = {"Cast": 2} if precision == "bfloat16" else {}
-    assert found == EXPECTED | casts  # so no Xla* and no Transpose
+    assert served(path) == EXPECTED | casts  # so no Xla* and no Transpose
+
+
+@pytest.mark.skipif(not _trains_directly(), reason="oneDNN is off")
+def test_operations_of_the_model_itself(model, tmp_path):
+    """What `predict` runs, whose weights are variables."""
+    model.export(tmp_path / "model", verbose=False)
+    found = served(tmp_path / "model")
+    # Those with groups are apart, so that the graph runs without oneDNN, too.
+    assert found["Conv2D"] == 4
+    assert found["Conv2D+FusedBatchNorm+Relu"] == 5
+    assert found["Conv2D+FusedBatchNorm"] == 6
+    assert found["BatchNormEx"] == 4  # with its ReLU
+    assert found["Relu"] == 4  # of the sums
+    assert "Mul" not in found
+    assert not any("Transpose" in name or "Xla" in name for name in found)

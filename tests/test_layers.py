@@ -222,6 +222,42 @@ print("directly" if layers._trains_directly() else "split")
     assert result.stdout.split()[-1] == "split"
 
 
+@needs_tensorflow
+def test_graph_is_served_without_onednn(tmp_path):
+    """A graph traced where oneDNN is on, by `export` of Keras."""
+    x = integers((2, 8, 8, 8))
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 8)),
+            GroupedConv2D(8, 3, groups=4, activation="relu"),
+            GroupedConv2D(8, 3, groups=4, use_bias=False),
+            BatchNormalization(),
+            keras.layers.ReLU(),
+        ]
+    )
+    model.export(tmp_path / "model", verbose=False)
+    np.save(tmp_path / "x.npy", x)
+    code = """
+import sys
+import numpy as np, tensorflow as tf
+v1 = tf.compat.v1
+with v1.Session(graph=tf.Graph()) as session:
+    loaded = v1.saved_model.load(session, ["serve"], sys.argv[1] + "/model")
+    signature = loaded.signature_def["serving_default"]
+    (x,), (y,) = signature.inputs.values(), signature.outputs.values()
+    y = session.run(y.name, {x.name: np.load(sys.argv[1] + "/x.npy")})
+np.save(sys.argv[1] + "/y.npy", y)
+"""
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"},
+        check=True,
+    )
+    np.testing.assert_allclose(
+        np.load(tmp_path / "y.npy"), model.predict(x, verbose=0), rtol=1e-5
+    )
+
+
 class TestBatchNormalization:
     @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
     def test_trains_as_keras(self, dtype):
@@ -256,12 +292,51 @@ class TestBatchNormalization:
             rtol=1e-5 if dtype == "float32" else 1e-2,
         )
 
+    @pytest.mark.parametrize("axis", [-1, 1])
     @pytest.mark.parametrize("options", [{}, {"trainable": False}])
-    def test_inference_is_keras(self, options):
-        x = np.random.default_rng(0).normal(2, 3, (8, 5, 6, 4))
-        training = bool(options)
-        ours = BatchNormalization(**options)
-        theirs = keras.layers.BatchNormalization(**options)
-        a, b = ours(x, training=training), theirs(x, training=training)
-        np.testing.assert_array_equal(numpy(a), numpy(b))
-        np.testing.assert_array_equal(numpy(ours.moving_mean), 0)
+    @pytest.mark.parametrize(
+        "dtype", ["float32", "mixed_bfloat16", "bfloat16", "float16"]
+    )
+    def test_inference_is_keras(self, dtype, options, axis):
+        random = np.random.default_rng(0)
+        x = random.normal(2, 3, (8, 4, 6, 4))
+        weights = random.uniform(0.5, 2, (4, 4))
+        outputs = []
+        for cls in (BatchNormalization, keras.layers.BatchNormalization):
+            layer = cls(axis=axis, dtype=dtype, **options)
+            layer.build(x.shape)
+            layer.set_weights(weights)
+            y = layer(keras.ops.cast(x, "float32"), training=bool(options))
+            assert keras.backend.standardize_dtype(y.dtype) == (
+                layer.compute_dtype
+            )
+            outputs.append(numpy(keras.ops.cast(y, "float32")))
+            np.testing.assert_allclose(layer.get_weights(), weights, rtol=1e-2)
+        tolerance = 1e-5 if dtype == "float32" else 1e-2
+        np.testing.assert_allclose(*outputs, rtol=tolerance, atol=tolerance)
+
+    @needs_tensorflow
+    @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+    def test_gradients_of_inference_are_keras(self, dtype):
+        import tensorflow as tf
+
+        random = np.random.default_rng(0)
+        x = tf.constant(random.normal(2, 3, (8, 4, 6, 4)), "float32")
+        weights = random.uniform(0.5, 2, (4, 4))
+        gradients = []
+        for cls in (BatchNormalization, keras.layers.BatchNormalization):
+            layer = cls(dtype=dtype)
+            layer.build(x.shape)
+            layer.set_weights(weights)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = tf.cast(layer(x, training=False), "float32")
+                loss = tf.reduce_sum(y * y)
+            gradients.append(
+                tape.gradient(loss, [x, layer.gamma.value, layer.beta.value])
+            )
+        tolerance = 1e-5 if dtype == "float32" else 1e-2
+        for ours, theirs in zip(*gradients, strict=True):
+            np.testing.assert_allclose(
+                ours.numpy(), theirs.numpy(), rtol=tolerance, atol=tolerance
+            )
