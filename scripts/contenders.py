@@ -6,9 +6,11 @@ compared with PyTorch's before anything is timed. Frameworks are imported only
 in the process that measures them.
 """
 
+import concurrent.futures
 import dataclasses
 import importlib.metadata
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -435,8 +437,32 @@ def session(task, precision="float32", inter_op=1, intra_op=THREADS):
     `inter_op` and `intra_op` are numbers of threads, by default those of
     README's command; 0 is TensorFlow's default.
     """
-    import concurrent.futures
+    call = _session(task, precision, inter_op, intra_op)
+    images = _images(task)
+    clients = concurrent.futures.ThreadPoolExecutor(task.clients)
 
+    def run():
+        answers = clients.map(call, [images] * task.clients)
+        return list(answers)[-1]
+
+    return run
+
+
+def session_in_shares(task, precision, most=8):
+    """The same, but every processor works alone on a share of the images.
+
+    No operation then waits for another processor. A share has at most `most`
+    images.
+    """
+    call = _session(task, precision, THREADS, 1)
+    images = _images(task)
+    count = max(THREADS, math.ceil(len(images) / most))
+    shares = np.array_split(images, min(count, len(images)))
+    clients = concurrent.futures.ThreadPoolExecutor(THREADS)
+    return lambda: np.concatenate(list(clients.map(call, shares)))
+
+
+def _session(task, precision, inter_op, intra_op):
     import tensorflow as tf
 
     tf1 = tf.compat.v1
@@ -450,17 +476,9 @@ def session(task, precision="float32", inter_op=1, intra_op=THREADS):
     path = str(artifact(task, "saved_model", precision))
     loaded = tf1.saved_model.load(running, ["serve"], path)
     signature = loaded.signature_def["serving_default"]
-    call = running.make_callable(
+    return running.make_callable(
         signature.outputs["outputs"].name, [signature.inputs["images"].name]
     )
-    images = _images(task)
-    clients = concurrent.futures.ThreadPoolExecutor(task.clients)
-
-    def run():
-        answers = clients.map(call, [images] * task.clients)
-        return list(answers)[-1]
-
-    return run
 
 
 # --- PyTorch -----------------------------------------------------------------
@@ -591,6 +609,7 @@ INFERENCE = (
         for key, name, make in (
             ("saved_model", "SavedModel", saved_model),
             ("serving", "SavedModel, as README's server", session),
+            ("shares", "SavedModel, in shares", session_in_shares),
         )
     ),
     _ours_exported("litert", "LiteRT", litert, "litert", "float32"),

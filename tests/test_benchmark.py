@@ -149,13 +149,13 @@ def test_compare_measures_in_processes(tmp_path):
         *("compare", "--network", "resnext29", "--side", 16, "--out", tmp_path),
         *("--batches", 2, "--train-batch", 2, "--rounds", 2),
         *("--seconds", 0.01, "--only"),
-        *("predict_on_batch", "saved_model_float32", "torch", "fit_dataset"),
+        *("predict_on_batch", "shares_float32", "torch", "fit_dataset"),
     )
     assert answer.returncode == 0, answer.stderr
     stored = json.loads((tmp_path / "compare.json").read_text())
     inference, training = stored["sections"].values()
     assert [row["key"] for row in inference] == [
-        *("predict_on_batch", "saved_model_float32", "torch")
+        *("predict_on_batch", "shares_float32", "torch")
     ]
     assert [row["key"] for row in training] == ["fit_dataset", "torch"]
     for row in (*inference, *training):
