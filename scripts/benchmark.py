@@ -30,6 +30,7 @@ that slow.
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
 import os
 import pathlib
@@ -334,6 +335,12 @@ def main():
     arguments = parse_arguments()
     try:
         arguments.verb(arguments)
+    except concurrent.futures.BrokenExecutor:
+        sys.exit(
+            "Memory is required for all contenders of a section at once, 22 "
+            "GB for all of `compare`. Received: the end of a process. Choose "
+            "fewer with --only, or smaller --batches."
+        )
     except (ImportError, OSError, ValueError) as error:
         sys.exit(str(error))
 

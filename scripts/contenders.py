@@ -23,7 +23,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-THREADS = os.cpu_count()
+# Those that this process may use: `taskset` can take some away.
+THREADS = (
+    len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity")
+    else os.cpu_count()
+)
 LEARNING_RATE = 1e-3
 
 
@@ -608,7 +613,6 @@ INFERENCE = (
         for precision in ("float32", "bfloat16")
         for key, name, make in (
             ("saved_model", "SavedModel", saved_model),
-            ("serving", "SavedModel, as README's server", session),
             ("shares", "SavedModel, in shares", session_in_shares),
         )
     ),
