@@ -115,9 +115,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     moving variance follows the unbiased variance of the batch, as in PyTorch.
     On TensorFlow it is one operation instead of a chain of elementwise ones,
     and in inference part of the convolution before it, unless that one has
-    groups; other backends keep Keras's path. Under
-    a `tf.distribute.Strategy` each replica normalises with its own share of
-    the batch, and the moving statistics of all follow their mean.
+    groups; other backends keep Keras's path. Under a `tf.distribute.Strategy`
+    each replica normalises with its own share of the batch, and the moving
+    statistics of all follow their mean.
     """
 
     def add_weight(self, *args, trainable=True, **kwargs):

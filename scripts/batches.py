@@ -304,8 +304,8 @@ class Stream:
             return batch
 
         options = tf.data.Options()
-        # At the end of an epoch, its thread sleeps as long as the epoch took,
-        # a minute at most, before the iterator can be deleted.
+        # Its thread may go on sleeping at the end of an epoch, up to as long
+        # as that took, and the iterator is not deleted before it wakes.
         options.autotune.enabled = False
         # It would wait in another thread.
         options.experimental_optimization.inject_prefetch = False

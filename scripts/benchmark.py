@@ -337,9 +337,9 @@ def main():
         arguments.verb(arguments)
     except concurrent.futures.BrokenExecutor:
         sys.exit(
-            "Memory is required for all contenders of a section at once, 22 "
-            "GB for all of `compare`. Received: the end of a process. Choose "
-            "fewer with --only, or smaller --batches."
+            "Memory is required for all contenders of a section at once; 24 "
+            "GB do for all of `compare`. Received: the end of a process. "
+            "Choose fewer with --only, or smaller --batches."
         )
     except (ImportError, OSError, ValueError) as error:
         sys.exit(str(error))

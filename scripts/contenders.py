@@ -436,13 +436,12 @@ def openvino(task, **hints):
     return lambda: model(images)[0]
 
 
-def session(task, precision="float32", inter_op=1, intra_op=THREADS):
+def session(task, inter_op, intra_op):
     """A SavedModel in a session, as TensorFlow Serving runs it.
 
-    `inter_op` and `intra_op` are numbers of threads, by default those of
-    README's command; 0 is TensorFlow's default.
+    `inter_op` and `intra_op` are numbers of threads, 0 TensorFlow's default.
     """
-    call = _session(task, precision, inter_op, intra_op)
+    call = _session(task, "float32", inter_op, intra_op)
     images = _images(task)
     clients = concurrent.futures.ThreadPoolExecutor(task.clients)
 
