@@ -42,19 +42,20 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import contenders
 import numpy as np
 import tqdm
-from compare import (
+
+from benchmarks import contenders
+from benchmarks.compare import (
     describe,
     machine,
     measure,
     process,
-    replace,
     table,
     write,
 )
-from growth import SERIES, growth
+from benchmarks.growth import SERIES, growth
+from common import files
 
 
 def milliseconds(function):
@@ -269,7 +270,7 @@ def write_threads(path, facts, columns):
         cells = " | ".join(f"{result.ms:,.1f}" for result in row)
         lines.append(f"| {row[0].contender.name} | {cells} |")
     text = f"{describe(facts)}\n\n" + "\n".join(lines) + "\n"
-    replace(path, text)
+    files.write(path, text)
     print(text)
 
 

@@ -28,14 +28,11 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import data
 import keras
-import networks
 import numpy as np
-import pictures
-import resume
 
 import keras_resnext
+from common import data, files, networks, pictures
 
 HEADER = """
 | network | weights | data | images | among classes | top-1, % | top-5, % |
@@ -195,8 +192,8 @@ def write(args, result, labels, predictions, classes):
     """Writes the result's files."""
     with pictures.writing(args.out):
         text = json.dumps(result, indent=2)
-        resume.write(args.out / "result.json", text)
-        resume.write(args.out / "result.md", table(args, result))
+        files.write(args.out / "result.json", text)
+        files.write(args.out / "result.md", table(args, result))
         try:
             path = args.out / "confusion.png"
             pictures.confusion(labels, predictions, classes, path)

@@ -33,16 +33,13 @@ from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import data
-import evaluate
 import keras
-import networks
 import numpy as np
-import pictures
-import report
-import resume
 
+import evaluate
 import keras_resnext
+from common import data, files, networks, pictures
+from training import report
 
 CAPTIONS = {
     "worst": "Least probable truths",
@@ -247,7 +244,7 @@ def write_page(out, title):
         "img {max-width: 100%}</style>\n"
         f"<h1>{title}</h1>\n{body}\n"
     )
-    resume.write(out / "explain.html", text)
+    files.write(out / "explain.html", text)
 
 
 def explain(args, test):

@@ -25,10 +25,9 @@ import itertools
 import pathlib
 import sys
 
-import networks
-
+from common import networks
 from keras_resnext.export import export
-from keras_resnext.formats import FORMATS
+from keras_resnext.export.formats import FORMATS
 
 FILES = {
     "saved_model": "",

@@ -20,12 +20,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-import pictures
 import skimage
 import sklearn.datasets
 import sklearn.model_selection
 
 import keras_resnext
+from common import pictures
 from keras_resnext.export import export
 
 OUT = pathlib.Path("runs/quickstart")

@@ -30,18 +30,14 @@ import tempfile
 import time
 import types
 
-import batches
-import data
-import distribute
 import keras
-import recipes
-import report
-import resume
 from keras import ops
 
 import keras_resnext
+from common import data, files
 from keras_resnext import transfer
 from keras_resnext.registry import ARCHITECTURES
+from training import batches, distribute, recipes, report, resume
 
 _MOMENTUM = 0.9
 
@@ -531,7 +527,7 @@ def main():
             for name in ("keras", keras.backend.backend(), "numpy")
         },
     }
-    resume.write(args.out / "result.json", json.dumps(result, indent=2))
+    files.write(args.out / "result.json", json.dumps(result, indent=2))
     title = f"{args.model}: {accuracy:.2%} of the test pictures"
     report.draw(args.out / "training.png", run.rows, title)
     print(json.dumps(result, indent=2))

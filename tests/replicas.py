@@ -18,9 +18,8 @@ import numpy as np  # noqa: E402
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
-import distribute  # noqa: E402
-
 import keras_resnext  # noqa: E402
+from training import distribute  # noqa: E402
 
 
 def network(weights=None):

@@ -15,10 +15,7 @@ from keras_resnext.registry import ARCHITECTURES
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the exports are TensorFlow's", allow_module_level=True)
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
-import compare
-import contenders
-import growth
+from benchmarks import compare, contenders, growth
 
 BENCHMARK = pathlib.Path(__file__).parents[1] / "scripts" / "benchmark.py"
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from make_fixtures import FOLDER
 
-from keras_resnext import checkpoints, torch_files
+from keras_resnext.weights import checkpoints, torch_files
 
 FIXTURES = ["torch_zip.pth", "torch_legacy.pth", "tiny.safetensors"]
 KERAS_FIXTURES = ["tiny.keras", "tiny.weights.h5"]

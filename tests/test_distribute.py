@@ -314,7 +314,7 @@ def test_batch_that_devices_cannot_share(tmp_path):
 @pytest.mark.parametrize("config", ["", "{}", '{"cluster": {"worker": []}}'])
 def test_multi_worker_needs_a_cluster(monkeypatch, config):
     monkeypatch.syspath_prepend(TRAIN.parent)
-    import distribute
+    from training import distribute
 
     monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(ValueError, match=r"Received: (TF_CONFIG|multi_worker)"):

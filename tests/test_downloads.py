@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from keras_resnext import downloads
+from keras_resnext.weights import downloads
 
 CONTENT = b"".join(
     hashlib.sha256(i.to_bytes(4, "big")).digest() for i in range(1 << 15)

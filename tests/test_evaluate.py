@@ -13,14 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import evaluate
 import keras_resnext
+from common import data, networks
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-import data  # noqa: E402
-import evaluate  # noqa: E402
-import networks  # noqa: E402
-
 PACKAGED = pathlib.Path(keras_resnext.__file__).with_name("pictures")
 COLOURS = {
     # WordNet ids of three of ImageNet's classes, not in the order of a

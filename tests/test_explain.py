@@ -15,7 +15,6 @@ from PIL import Image
 import keras_resnext
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",
     reason="Grad-CAM uses TensorFlow's tape",
@@ -156,7 +155,7 @@ def test_worst_and_best_are_the_least_and_most_probable_truths():
 
 
 def test_confusion_counts():
-    import pictures
+    from common import pictures
 
     shares = pictures.confusion_shares([0, 0, 0, 0, 2], [0, 0, 0, 2, 1], 3)
     assert shares.tolist() == [[0.75, 0, 0.25], [0, 0, 0], [0, 1, 0]]
@@ -165,7 +164,7 @@ def test_confusion_counts():
 def test_pages_of_a_checkpoint(folder, tmp_path, monkeypatch, capsys):
     """Three of ten classes, by an architecture and its weights."""
     import explain as script
-    import pictures
+    from common import pictures
 
     (folder / "red" / "broken.png").unlink()
     (folder / "red").rename(folder / "ship")

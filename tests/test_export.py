@@ -33,18 +33,16 @@ from google.protobuf import (
 from PIL import Image
 
 import keras_resnext
-from keras_resnext import export as module
-from keras_resnext import formats, serving
-from keras_resnext.folding import fold
+from keras_resnext.export import artifact as module
+from keras_resnext.export import formats, serving
+from keras_resnext.export.folding import fold
 from keras_resnext.preprocessing import eval_transform
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("export is TensorFlow's", allow_module_level=True)
 import tensorflow as tf
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
-import networks
-import random_weights
+from common import networks, random_weights
 
 export = module.export
 ROOT = pathlib.Path(__file__).parents[1]

@@ -5,8 +5,6 @@ which has been got rid of is tested here.
 """
 
 import collections
-import pathlib
-import sys
 
 import keras
 import numpy as np
@@ -20,8 +18,7 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("export is TensorFlow's", allow_module_level=True)
 import tensorflow as tf
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
-import random_weights
+from common import random_weights
 
 # Of a stem and four blocks, two of them with a projection: 1 + 4 * 3 + 2
 # convolutions, four of them grouped, each one operation with all that follows.

@@ -96,7 +96,7 @@ def no_download(monkeypatch):
     def fetch(url, sha256):
         pytest.fail(f"downloads {url}")
 
-    monkeypatch.setattr("keras_resnext.downloads.fetch", fetch)
+    monkeypatch.setattr("keras_resnext.weights.downloads.fetch", fetch)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def fetched(monkeypatch):
         urls.append(url)
         raise ConnectionError("no network here")
 
-    monkeypatch.setattr("keras_resnext.downloads.fetch", fetch)
+    monkeypatch.setattr("keras_resnext.weights.downloads.fetch", fetch)
     return urls
 
 
@@ -626,7 +626,9 @@ def test_a_folder_named_as_the_weights(tmp_path, monkeypatch, fetched):
 def test_download(tmp_path, monkeypatch):
     path = tmp_path / "resnet18.safetensors"
     weights.save(randomise(build("resnet18")), path, dtype="float32")
-    monkeypatch.setattr("keras_resnext.downloads.fetch", lambda *_: path)
+    monkeypatch.setattr(
+        "keras_resnext.weights.downloads.fetch", lambda *_: path
+    )
     stored = load_file(path)
     for include_top in (True, False):
         model = keras_resnext.ResNet18(include_top=include_top)

@@ -1,21 +1,17 @@
 """What the quickstart exports, on a small scale."""
 
-import pathlib
-import sys
-
 import keras
 import numpy as np
 import pytest
 
 import keras_resnext
-from keras_resnext import formats, serving
+from keras_resnext.export import formats, serving
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("export is TensorFlow's", allow_module_level=True)
 for package in ("matplotlib", "skimage", "sklearn"):
     pytest.importorskip(package, reason="pip install '.[examples]'")
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
 import quickstart  # noqa: E402
 
 

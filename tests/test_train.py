@@ -19,26 +19,22 @@ from PIL import Image, ImageFilter
 from safetensors.numpy import load_file
 
 import keras_resnext
+import train
+from common import data
 from keras_resnext.registry import IMAGENET_MEAN, IMAGENET_STD
+from training import augment, batches, distribute, recipes, report, resume
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import augment  # noqa: E402
-import batches  # noqa: E402
-import data  # noqa: E402
-import distribute  # noqa: E402
-import recipes  # noqa: E402
-import report  # noqa: E402
-import resume  # noqa: E402
-import train  # noqa: E402
 
 QUICK = dataclasses.replace(recipes.RECIPES["quick"], batch_size=16)
 # Takes TensorFlow away before the script starts, as if not installed.
 BARE = 'import sys; sys.modules["tensorflow"] = None'
 # Ends the script as soon as its state of that epoch and step is on disk.
 KILL = """
-import os, signal, resume
+import os, signal
+from training import resume
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 write = resume.Run.write
 def write_and_die(run, **now):
     write(run, **now)

@@ -14,8 +14,9 @@ from reference import CLASSES, draw
 from safetensors.numpy import load_file, save_file
 
 import keras_resnext
-from keras_resnext import downloads, weights
+from keras_resnext import weights
 from keras_resnext.registry import CHECKPOINTS
+from keras_resnext.weights import downloads
 
 FIXTURES = pathlib.Path(__file__).with_name("fixtures")
 # Written out by hand: PyTorch's name, ours, and the order of the axes.
@@ -150,7 +151,7 @@ class TestFormats:
             path.write_bytes(b"half")
             raise OSError("disk full")
 
-        monkeypatch.setattr(weights, "save_file", broken)
+        monkeypatch.setattr(weights.assign, "save_file", broken)
         with pytest.raises(OSError, match="disk full"):
             weights.save(tiny(), tmp_path / "net.safetensors")
         assert not os.listdir(tmp_path)

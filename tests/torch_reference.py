@@ -16,7 +16,7 @@ from reference import GOLDEN, SIZES, draw, images, structure
 from keras_resnext.registry import ARCHITECTURES
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
-import torch_resnext
+from benchmarks import torch_resnext
 
 
 def logits(name, weights, **options):

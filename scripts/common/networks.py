@@ -8,10 +8,10 @@ import sys
 
 import keras
 import numpy as np
-import random_weights
 
 import keras_resnext
-from keras_resnext.formats import PICTURES
+from common import random_weights
+from keras_resnext.export.formats import PICTURES
 from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, Checkpoint
 
 # Its mean and deviation are those of `preprocess_input`.

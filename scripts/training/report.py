@@ -10,9 +10,9 @@ import statistics
 import time
 
 import keras
-import pictures
-import resume
 from tqdm import tqdm
+
+from common import files, pictures
 
 
 def require_packages():
@@ -89,7 +89,7 @@ def write_log(path, rows):
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    resume.write(path, text.getvalue())
+    files.write(path, text.getvalue())
 
 
 def write_scalars(folder, row):

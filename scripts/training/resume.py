@@ -1,32 +1,13 @@
 """Keeps a training's place on disk, so that it survives `kill -9`."""
 
 import json
-import os
-import pathlib
 import zipfile
 
 import keras
 import numpy as np
 from keras import ops
 
-
-def write(path, content):
-    """Writes a file that appears only when it is complete.
-
-    Args:
-        path: Path of the file.
-        content: Text, or a function that writes into an open binary file.
-    """
-    part = pathlib.Path(f"{path}.part")
-    try:
-        with open(part, "wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content.encode())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+from common import files
 
 
 class Run:
@@ -103,7 +84,7 @@ class Run:
             )
         }
         arrays = {str(i): array for i, array in enumerate(self.arrays)}
-        write(
+        files.write(
             self.path,
             lambda file: np.savez(file, about=json.dumps(about), **arrays),
         )

@@ -16,9 +16,11 @@ import platform
 import re
 import statistics
 
-import contenders
 import numpy as np
 import tqdm
+
+from benchmarks import contenders
+from common import files
 
 # Greatest difference from PyTorch's float32, relative to its greatest output.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15, "int8": 0.5}
@@ -292,7 +294,7 @@ def write(out, title, facts, sections):
     for name, results in sections.items():
         text += [f"## {name}", table(results)]
     text.append(f"![Milliseconds of an image]({out.name}.png)")
-    replace(out.with_suffix(".md"), "\n\n".join(text) + "\n")
+    files.write(out.with_suffix(".md"), "\n\n".join(text) + "\n")
     stored = {"title": title, **facts, "sections": {}}
     for name, results in sections.items():
         stored["sections"][name] = [
@@ -308,15 +310,8 @@ def write(out, title, facts, sections):
             }
             for result, ratio in zip(results, ratios(results), strict=True)
         ]
-    replace(out.with_suffix(".json"), json.dumps(stored, indent=1) + "\n")
+    files.write(out.with_suffix(".json"), json.dumps(stored, indent=1) + "\n")
     draw(out.with_suffix(".png"), title, sections)
-
-
-def replace(path, text):
-    """Writes a file of text, which appears only when it is complete."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, "utf-8")
-    part.replace(path)
 
 
 def draw(path, title, sections):

@@ -9,10 +9,13 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_resnext import registry, serving
-from keras_resnext.folding import frozen
+from keras_resnext import registry
+from keras_resnext.export import serving
+from keras_resnext.export.folding import frozen
 
-PICTURES = sorted(pathlib.Path(__file__).with_name("pictures").glob("*.jpg"))
+PICTURES = sorted(
+    (pathlib.Path(__file__).parents[1] / "pictures").glob("*.jpg")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Job:
     """What the writers get.
 
     Attributes:
-        model: What `keras_resnext.folding.fold` returned.
+        model: What `keras_resnext.export.folding.fold` returned.
         precision: `"float32"`, `"float16"`, `"bfloat16"` or `"int8"`.
         side: Of the images where the model leaves it open, in pixels.
         samples: Inputs to compare, `(pictures, height, width, channels)`.

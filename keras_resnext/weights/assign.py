@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from safetensors.numpy import save_file
 
-from keras_resnext import checkpoints, downloads
 from keras_resnext.registry import CHECKPOINTS, Checkpoint, resolve
+from keras_resnext.weights import checkpoints, downloads
 
 _TORCH_NAME = re.compile(
     r"(?:layer(?P<stage>\d)\.(?P<block>\d+)\.)?"
@@ -76,7 +76,7 @@ def locate(source):
         return None
     if isinstance(source, Checkpoint):
         if source.file:
-            return pathlib.Path(__file__).with_name(source.file)
+            return pathlib.Path(__file__).parents[1] / source.file
         return downloads.fetch(source.url, source.sha256)
     path = pathlib.Path(source)
     if not path.is_file():

@@ -5,7 +5,7 @@ Needs matplotlib and scikit-learn: `pip install ".[examples]"`.
 
 import contextlib
 
-import resume
+from common import files
 
 # Up to so many classes, numbers and names stay readable.
 _MOST_NUMBERS, _MOST_NAMES = 20, 60
@@ -128,5 +128,5 @@ def pyplot():
 
 def save(figure, path, dpi=100):
     """Writes a figure as a PNG file, whole or not at all, and closes it."""
-    resume.write(path, lambda file: figure.savefig(file, dpi=dpi, format="png"))
+    files.write(path, lambda file: figure.savefig(file, dpi=dpi, format="png"))
     pyplot().close(figure)

@@ -178,7 +178,8 @@ def prepare(task, artifacts=(), backend="tensorflow"):
     """
     _set_up(backend)
     import safetensors.torch
-    import torch_resnext
+
+    from benchmarks import torch_resnext
 
     row = _architecture(task)
     facts = json.dumps(dataclasses.asdict(row))
@@ -266,7 +267,7 @@ def _network(task):
 
 def _photographs(side):
     from keras_resnext import eval_transform
-    from keras_resnext.formats import PICTURES
+    from keras_resnext.export.formats import PICTURES
 
     usual = eval_transform("resnext50_32x4d").checkpoint
     transform = eval_transform(
@@ -492,7 +493,8 @@ def _torch(task, channels_last, compiled):
     """Returns the network, its memory format, and its device."""
     import safetensors.torch
     import torch
-    import torch_resnext
+
+    from benchmarks import torch_resnext
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(THREADS)

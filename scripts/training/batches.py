@@ -16,7 +16,6 @@ import itertools
 import os
 import time
 
-import augment
 import keras
 import numpy as np
 from keras import layers, ops
@@ -24,6 +23,7 @@ from PIL import Image, ImageOps
 
 import keras_resnext
 from keras_resnext.registry import CHECKPOINTS, IMAGENET_MEAN
+from training import augment
 
 _THREADS = os.cpu_count() or 4
 

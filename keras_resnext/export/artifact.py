@@ -13,10 +13,11 @@ import time
 import keras
 import numpy as np
 
-from keras_resnext import preprocessing, serving
+from keras_resnext import preprocessing
 from keras_resnext.arguments import require
-from keras_resnext.folding import fold
-from keras_resnext.formats import FORMATS, PICTURES, Job
+from keras_resnext.export import serving
+from keras_resnext.export.folding import fold
+from keras_resnext.export.formats import FORMATS, PICTURES, Job
 
 _COMPARED = 32  # pictures at most, beside the packaged ones
 _SIDE = 224  # pixels, where neither model nor checkpoint say
@@ -102,8 +103,8 @@ def export(
             float32 always.
         checkpoint: What `keras_resnext.eval_transform` takes. A SavedModel
             gets the signature `serving_bytes` with this preprocessing: see
-            `keras_resnext.serving.save`. Also prepares `calibration`; without
-            it, ImageNet's usual preprocessing does.
+            `keras_resnext.export.serving.save`. Also prepares `calibration`;
+            without it, ImageNet's usual preprocessing does.
         labels: Names of the classes for `serving_bytes`. By default those of
             ImageNet or CIFAR-10, if the model has as many outputs.
         top: Number of classes that `serving_bytes` returns.

@@ -5,8 +5,9 @@ import statistics
 import tempfile
 import time
 
-import compare
 import numpy as np
+
+from benchmarks import compare
 
 # What varies, one at a time, around the first values below.
 BASE = {"batches": 8, "sides": 224, "cardinalities": 32}
@@ -50,7 +51,7 @@ def build(side, cardinality):
 def serve(model, folder):
     """Exports a model as a SavedModel; returns a function of images."""
     from keras_resnext.export import export
-    from keras_resnext.formats import FORMATS
+    from keras_resnext.export.formats import FORMATS
 
     report = export(model, folder)
     return FORMATS["saved_model"].load(report.path)[1]
@@ -106,7 +107,7 @@ def growth(arguments):
             f"`--cardinalities` must be of {list(WIDTHS)}. Received: "
             f"{sorted(unknown)}. There are no widths of equal cost for others."
         )
-    from contenders import versions
+    from benchmarks.contenders import versions
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     peaks = peak_functions()

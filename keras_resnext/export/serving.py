@@ -1,6 +1,6 @@
 """Writes SavedModels for TensorFlow Serving."""
 
-from keras_resnext.folding import frozen
+from keras_resnext.export.folding import frozen
 
 _BROKEN = "A JPEG, PNG, GIF or BMP picture that can be decoded is required."
 _BATCHING = """\
@@ -25,7 +25,7 @@ def save(model, path, checkpoint=None, labels=None, top=5):
         others in its batch keep theirs.
 
     Args:
-        model: What `keras_resnext.folding.fold` returns.
+        model: What `keras_resnext.export.folding.fold` returns.
         path: Folder to write, `pathlib.Path`; beside it `labels.txt` is left.
         checkpoint: `keras_resnext.registry.Checkpoint` whose preprocessing
             pictures get, or `None`.

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import safetensors
 
-from keras_resnext import torch_files
+from keras_resnext.weights import torch_files
 
 _CONVOLUTION = ("kernel", "bias")
 _NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")

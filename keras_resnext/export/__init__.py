@@ -1,0 +1,3 @@
+"""Ships models: folds them, writes every format, proves what it wrote."""
+
+from keras_resnext.export.artifact import Report, export
