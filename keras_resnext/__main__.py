@@ -56,7 +56,7 @@ def plain(table):
 
 
 def markdown(table):
-    """Returns the table as the README has it, one string."""
+    """Returns the table as docs/weights.md has it, one string."""
     table = [_HEADER, ["---"] * len(_HEADER), *table]
     lines = ("| " + " | ".join(row) + " |" for row in table)
     return "\n".join((*lines, "", _FOOTER)).replace("*", r"\*")
@@ -70,7 +70,9 @@ def main(arguments=None):
         "list", help="print the architectures and their checkpoints"
     )
     command.add_argument(
-        "--markdown", action="store_true", help="print the README's table"
+        "--markdown",
+        action="store_true",
+        help="print docs/weights.md's table",
     )
     options = parser.parse_args(arguments)
     print((markdown if options.markdown else plain)(rows()))

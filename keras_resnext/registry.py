@@ -287,7 +287,7 @@ CHECKPOINTS = {(row.architecture, row.tag): row for row in (
         _facebook("resnext101_32x48d.fb_wsl_ig1b_ft_in1k", 85.420, 97.580,
                   f"{_TORCH}/ig_resnext101_32x48-3e41cc8a.pth"),
         source="https://github.com/facebookresearch/WSL-Images"),
-    # Trained by this project; README has the command.
+    # Trained by this project; docs/train.md has the commands.
     _row("resnext29", "cifar10", None, file="resnext29_cifar10.safetensors",
          sha256="e8f8ff2beaa86db63d9095450b947a54"
                 "153c47bbac244992cf7862a16d8eb78f",

@@ -341,7 +341,7 @@ def keras_predict(task, policy="float32", stock=False, at_once=False):
 def keras_fit(task, policy="float32", dataset=False):
     """Keras's `compile` and `fit` with their defaults; gives the loss.
 
-    `fit` takes arrays or, as README advises, a dataset that is not tuned.
+    `fit` takes arrays or, as the docs advise, a dataset that is not tuned.
     """
     import keras
 

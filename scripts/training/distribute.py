@@ -1,7 +1,7 @@
 """Trains one network on several devices of a machine, or on several machines.
 
 Each replica of the network gets its share of each batch, and all replicas take
-the same step. README says how to start it.
+the same step. docs/machines.md says how to start it.
 """
 
 import contextlib
@@ -91,7 +91,7 @@ class MultiWorker(Mirrored):
             raise ValueError(
                 "TF_CONFIG must describe the workers and which of them this "
                 f"one is. Received: TF_CONFIG={os.environ.get('TF_CONFIG')!r}. "
-                "Set it as README shows."
+                "Set it as docs/machines.md shows."
             ) from error
         self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
         self.replicas = self.strategy.num_replicas_in_sync
