@@ -197,6 +197,7 @@ def test_two_jax_devices_are_as_one(begin, start, tmp_path):
             )
 
 
+@pytest.mark.slow
 def test_a_training_on_two_jax_devices_is_as_on_one(begin, tmp_path):
     pytest.importorskip("jax")
     random = np.random.default_rng(0)
@@ -240,6 +241,7 @@ def test_a_training_on_two_jax_devices_is_as_on_one(begin, tmp_path):
         np.testing.assert_allclose(two[name], array, 1e-2, 1e-3, err_msg=name)
 
 
+@pytest.mark.slow
 @tensorflow_only
 def test_workers_go_on_after_kill(begin, tmp_path):
     random = np.random.default_rng(0)

@@ -797,6 +797,7 @@ def _check_tensorboard(path, rows):
     assert losses == pytest.approx([float(row["loss"]) for row in rows])
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_as_if_it_had_not_been(
     options, trained, tmp_path
 ):
@@ -845,6 +846,7 @@ def test_it_trains_on_torch_without_tensorflow(archive, tmp_path):
     assert "torch" in stored["versions"]
 
 
+@pytest.mark.slow
 def test_it_goes_on_bit_by_bit_on_jax_without_tensorflow(archive, tmp_path):
     pytest.importorskip("jax")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -864,6 +866,7 @@ def test_it_goes_on_bit_by_bit_on_jax_without_tensorflow(archive, tmp_path):
     assert_equal_runs(whole, killed)
 
 
+@pytest.mark.slow
 def test_fine_tuning(folder, tmp_path):
     options = (
         *("--data", folder, "--recipe", "finetune", "--weights", "cifar10"),
