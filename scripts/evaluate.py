@@ -32,7 +32,8 @@ import keras
 import numpy as np
 
 import keras_resnext
-from common import data, files, networks, pictures
+from common import data, files, pictures
+from keras_resnext.commands import networks
 
 HEADER = """
 | network | weights | data | images | among classes | top-1, % | top-5, % |

@@ -38,7 +38,8 @@ import numpy as np
 
 import evaluate
 import keras_resnext
-from common import data, files, networks, pictures
+from common import data, files, pictures
+from keras_resnext.commands import networks
 from training import report
 
 CAPTIONS = {

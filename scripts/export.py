@@ -25,7 +25,7 @@ import itertools
 import pathlib
 import sys
 
-from common import networks
+from keras_resnext.commands import networks
 from keras_resnext.export import export
 from keras_resnext.export.formats import FORMATS
 

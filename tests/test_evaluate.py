@@ -15,7 +15,8 @@ from PIL import Image
 
 import evaluate
 import keras_resnext
-from common import data, networks
+from common import data
+from keras_resnext.commands import networks
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 PACKAGED = pathlib.Path(keras_resnext.__file__).with_name("pictures")

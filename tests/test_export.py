@@ -33,6 +33,7 @@ from google.protobuf import (
 from PIL import Image
 
 import keras_resnext
+from keras_resnext.commands import networks, random_weights
 from keras_resnext.export import artifact as module
 from keras_resnext.export import formats, serving
 from keras_resnext.export.folding import fold
@@ -41,8 +42,6 @@ from keras_resnext.preprocessing import eval_transform
 if keras.backend.backend() != "tensorflow":
     pytest.skip("export is TensorFlow's", allow_module_level=True)
 import tensorflow as tf
-
-from common import networks, random_weights
 
 export = module.export
 ROOT = pathlib.Path(__file__).parents[1]

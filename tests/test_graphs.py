@@ -18,7 +18,7 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("export is TensorFlow's", allow_module_level=True)
 import tensorflow as tf
 
-from common import random_weights
+from keras_resnext.commands import random_weights
 
 # Of a stem and four blocks, two of them with a projection: 1 + 4 * 3 + 2
 # convolutions, four of them grouped, each one operation with all that follows.

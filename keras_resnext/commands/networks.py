@@ -9,8 +9,8 @@ import sys
 import keras
 import numpy as np
 
-import keras_resnext
-from common import random_weights
+from keras_resnext import preprocessing, resnext, weights
+from keras_resnext.commands import random_weights
 from keras_resnext.export.formats import PICTURES
 from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, Checkpoint
 
@@ -58,14 +58,14 @@ def load(args, resize=None, crop=None):
     random = args.weights == "random"
     if random:
         keras.utils.set_random_seed(0)
-    model = getattr(keras_resnext, architecture.constructor)(
+    model = getattr(resnext, architecture.constructor)(
         weights=None if random else args.weights,
         input_shape=(row.crop, row.crop, 3) if row else None,
         classes=args.classes or architecture.classes,
         accept_noncommercial=args.accept_noncommercial,
     )
     if random:
-        transform = keras_resnext.eval_transform(row)
+        transform = preprocessing.eval_transform(row)
         images = np.stack([transform(picture) for picture in PICTURES])
         random_weights.fill(model, images)
     return model, row
@@ -89,12 +89,10 @@ def find(args):
         rows = [row for row in CHECKPOINTS.values() if row.architecture == name]
         source = rows[0] if rows else USUAL
     else:
-        source = keras_resnext.weights.choose(
-            name, args.weights, args.accept_noncommercial
-        )
+        source = weights.choose(name, args.weights, args.accept_noncommercial)
     file = None if isinstance(source, Checkpoint) else source
     if args.checkpoint is not None:
-        row = keras_resnext.eval_transform(args.checkpoint).checkpoint
+        row = preprocessing.eval_transform(args.checkpoint).checkpoint
     else:
         row = trained(file)[0] if file else source
     return file, row
@@ -128,7 +126,7 @@ def names_of(args, classes, outputs):
     own = args.classes or args.model.endswith(".keras")
     if own and len(classes) == outputs:
         return classes
-    rows = keras_resnext.decode_predictions(np.eye(outputs), top=1)
+    rows = preprocessing.decode_predictions(np.eye(outputs), top=1)
     return [name for ((_, name, _),) in rows]
 
 

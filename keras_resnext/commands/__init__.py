@@ -1,0 +1,1 @@
+"""Commands: what `python -m keras_resnext` does, a module for each."""
