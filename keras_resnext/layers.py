@@ -14,21 +14,23 @@ def _on_tensorflow():
 
 
 @functools.cache
-def _trains_directly():
+def _trains_directly(dtype="float32"):
     """Tells whether TensorFlow here has gradients of grouped convolutions.
 
     It has them on GPUs and, through oneDNN, on CPUs. Where oneDNN is off
-    (`TF_ENABLE_ONEDNN_OPTS=0`, older CPUs, macOS) they raise; which of these
-    holds is told by no public function, so a tiny convolution is tried.
+    (`TF_ENABLE_ONEDNN_OPTS=0`, older CPUs, macOS) they raise, and where it is
+    on they raise in the types that it lacks: float64, and without AVX-512
+    bfloat16 and float16. Which of these holds is told by no public function,
+    so a tiny convolution is tried.
     """
     import tensorflow as tf
 
     with tf.init_scope():  # at once, also while a graph is being traced
         try:
             tf.raw_ops.Conv2DBackpropFilter(
-                input=tf.ones((1, 3, 3, 4)),
+                input=tf.ones((1, 3, 3, 4), dtype),
                 filter_sizes=(3, 3, 2, 4),
-                out_backprop=tf.ones((1, 1, 1, 4)),
+                out_backprop=tf.ones((1, 1, 1, 4), dtype),
                 strides=(1, 1, 1, 1),
                 padding="VALID",
             )
@@ -76,7 +78,8 @@ class GroupedConv2D(keras.layers.Conv2D):
         """Convolves `inputs` with `kernel` in `self.groups` groups."""
         if not _on_tensorflow() or self.groups == 1:
             return super().convolution_op(inputs, kernel)
-        if not _trains_directly():
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        if not _trains_directly(dtype):
             return self._split(inputs, kernel)
         import tensorflow as tf
 

@@ -347,7 +347,7 @@ def test_artifact_does_not_depend_on_the_machine(small, tmp_path, monkeypatch):
     operations = []
     for direct in (True, False):
         monkeypatch.setattr(
-            "keras_resnext.layers._trains_directly", lambda d=direct: d
+            "keras_resnext.layers._trains_directly", lambda _, d=direct: d
         )
         path = export(small, tmp_path / str(direct)).path
         loaded = tf.saved_model.load(str(path))
