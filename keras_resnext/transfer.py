@@ -4,12 +4,13 @@ A stage is the prefix of its layers' names: `conv1` is the stem, `conv2` to
 `conv5` are ResNeXt-50's four stages of blocks.
 """
 
+import functools
 import re
 
 import keras
 import numpy as np
 
-from keras_resnext import arguments
+from keras_resnext import arguments, copies
 from keras_resnext.arguments import require
 from keras_resnext.resnext import classifier
 
@@ -82,11 +83,14 @@ def replace_input(model, channels):
 
     Returns:
         A `keras.Model` with weights of its own, not compiled; all but the
-        first kernel are those of `model`, and so is what is frozen.
+        first kernel are those of `model`, and so is what is frozen. Layers
+        that a copy could not be told from for certain are shared: those of
+        a person's own classes, and those that have been adapted to data.
 
     Raises:
-        ValueError: if `channels` is out of range, or if the model has no such
-            convolution of three channels.
+        ValueError: if `channels` is out of range, if the model has no such
+            convolution of three channels, or if what stands before it does
+            not take that many.
 
     Source: timm's `adapt_input_conv`.
     """
@@ -103,16 +107,61 @@ def replace_input(model, channels):
         "Pass the network itself, before anything is put around it.",
         model=model.name,
     )
-    shape = list(model.inputs[0].shape[1:])
-    shape[-1 if conv.data_format == "channels_last" else 0] = int(channels)
-    new = keras.models.clone_model(model, keras.Input(shape, name="images"))
-    for layer in model.layers:
-        arrays = layer.get_weights()
+    axis = -1 if conv.data_format == "channels_last" else 1
+    channels = int(channels)
+
+    @functools.cache  # a layer that is used twice stays one
+    def copy(layer):
         if layer is conv:
-            arrays[0] = _adapt(arrays[0], channels)
-        if arrays:
-            new.get_layer(layer.name).set_weights(arrays)
+            kernel, *bias = map(
+                keras.ops.convert_to_numpy,
+                [conv.kernel, conv.bias] if conv.use_bias else [conv.kernel],
+            )
+            weights = [_adapt(kernel, channels), *bias]
+            return copies.copy(conv, weights, _with(conv.input, axis, channels))
+        if copies.has_graph(layer):
+            return copies.rebuild(layer, copy)
+        return copies.copy(layer) if copies.is_plain(layer) else layer
+
+    images = [x for x in model.inputs if len(x.shape) == 4]
+    shapes = [(x, _with(x, axis, channels)[1:]) for x in images]
+    try:
+        new = copies.rebuild(model, copy, shapes=shapes)
+        _check_before(model, new, axis, channels)
+    except Exception as error:  # of any layer and backend
+        raise ValueError(
+            "What stands before conv1_conv must do the same to each channel, "
+            f"however many. Received: channels={channels} ({error}). Replace "
+            "the input of the network alone, and put the rest before it then."
+        ) from error
     return new
+
+
+def _check_before(model, new, axis, channels):
+    """Sends a grey image through what stands before both first kernels."""
+    maps = []
+    for net, count in ((model, 3), (new, channels)):
+        x = net.get_layer("conv1_conv").input
+        if any(x is y for y in net.inputs):
+            return
+        (images,) = (y for y in net.inputs if len(y.shape) == 4)
+        shape = [size or 32 for size in _with(images, axis, 1)[1:]]
+        grey = np.random.default_rng(0).uniform(0, 255, (1, *shape))
+        colour = np.repeat(grey, count, axis).astype(images.dtype)
+        map_ = keras.ops.convert_to_numpy(keras.Model(images, x)(colour))
+        width = max(channels, 3)
+        if map_.shape[axis] != count:
+            raise ValueError(f"it makes {map_.shape[axis]}")
+        maps.append(map_.take(np.arange(width) % count, axis))
+    if not np.allclose(*maps, rtol=1e-3, atol=1e-3 * np.abs(maps[0]).max()):
+        raise ValueError("it treats them differently")
+
+
+def _with(tensor, axis, size):
+    """Returns the shape of a tensor with another size in one axis."""
+    shape = list(tensor.shape)
+    shape[axis] = size
+    return tuple(shape)
 
 
 def _adapt(kernel, channels):

@@ -513,3 +513,86 @@ def test_named_constructors_have_stochastic_depth():
     model = keras_resnext.ResNet18(weights=None, stochastic_depth=0.3)
     rates = list(drops(model).values())
     assert len(rates) == 8 and rates[-1] == 0.3
+
+
+# Layers that keep more than weights
+
+
+@keras.saving.register_keras_serializable("test_transfer")
+class Shift(keras.layers.Layer):
+    """Keeps a number that its configuration does not have."""
+
+    amount = 0.0
+
+    def call(self, x):
+        return x + self.amount
+
+
+def before(kind, x):
+    """Puts something before a network whose state is not in its weights."""
+    if kind == "adapted":
+        layer = keras.layers.Normalization(axis=None)
+        layer.adapt(np.linspace(0, 255, 99).reshape(1, -1))
+    elif kind == "own":
+        layer = Shift()
+        layer.amount = -3.0
+    elif kind == "bins":
+        bins = keras.layers.Discretization(num_bins=9)
+        bins.adapt(np.linspace(0, 255, 99))
+        return keras.ops.cast(bins(x), "float32") - 4.0
+    else:
+        return x[..., ::-1] / 127.5 - 1.0
+    return layer(x)
+
+
+@pytest.mark.parametrize("kind", ["adapted", "own", "bins", "operations"])
+def test_replaced_input_keeps_what_is_not_in_weights(kind):
+    x = keras.Input((8, 8, 3))
+    options = dict(stem="cifar", depths=(1,), input_shape=None)
+    model = tiny(input_tensor=before(kind, x), **options)
+    x = 255 * np.random.default_rng(0).random((2, 8, 8, 1), "float32")
+    expected = run(model, np.repeat(x, 3, -1))
+    assert_close(run(replace_input(model, 1), x), expected)
+    six = replace_input(model, 6)
+    if kind != "operations":
+        assert_close(run(six, np.repeat(x, 6, -1)), expected)
+    # A copy of the rest.
+    kernels = [m.get_layer("conv1_conv").kernel for m in (model, six)]
+    assert kernels[0] is not kernels[1]
+
+
+@pytest.mark.parametrize("kind", ["adapted", "fixed", "rescaled", "weights"])
+def test_replace_input_refuses_what_wants_three_channels(kind):
+    images = 255 * np.random.default_rng(0).random((9, 8, 8, 3), "float32")
+    layers = keras.layers
+    layer = {
+        "adapted": layers.Normalization(),
+        "fixed": layers.Normalization(mean=[9, 8, 7], variance=[1, 2, 3]),
+        "rescaled": layers.Rescaling([0.1, 0.2, 0.3]),
+        "weights": layers.BatchNormalization(),
+    }[kind]
+    if kind == "adapted":
+        layer.adapt(images)
+    options = dict(stem="cifar", depths=(1,), input_shape=None)
+    model = tiny(input_tensor=layer(keras.Input((8, 8, 3))), **options)
+    for channels in (1, 4):
+        message = rf"do the same to each channel.*Received: channels={channels}"
+        with pytest.raises(ValueError, match=message):
+            replace_input(model, channels)
+
+
+def test_replaced_input_shares_what_two_models_share():
+    """A layer used twice stays one, and a model inside is a copy."""
+    inner = keras.Sequential([keras.layers.Conv2D(3, 1, padding="same")])
+    x = keras.Input((8, 8, 3))
+    options = dict(stem="cifar", depths=(1,), input_shape=None)
+    model = tiny(input_tensor=x, include_top=False, **options)
+
+    y = keras.layers.Conv2D(3, 1)(model.output)
+    y = keras.layers.Add()([inner(y), inner(y[:, ::-1])])
+    whole = keras.Model(x, y)
+    x = np.random.default_rng(0).random((2, 8, 8, 1), "float32")
+    new = replace_input(whole, 1)
+    assert_close(run(new, x), run(whole, np.repeat(x, 3, -1)))
+    assert len(new.weights) == len(whole.weights)
+    assert not {id(w) for w in new.weights} & {id(w) for w in whole.weights}

@@ -1,0 +1,129 @@
+"""Copies layers and graphs without losing what a layer keeps to itself.
+
+A layer made anew from its configuration is its old self only if configuration
+and weights are all it has. That holds for Keras's layers and ours, but for
+the few named here; of any other nobody knows, and it is used as it is.
+"""
+
+import keras
+
+from keras_resnext.layers import BatchNormalization, GroupedConv2D
+
+_OWN = (GroupedConv2D, BatchNormalization)
+# What Keras writes into a configuration by name, which only finds what is
+# registered; the objects themselves are at hand.
+_OBJECTS = ("activation", "initializer", "regularizer", "constraint")
+_CALLS = ("keras.src.models.functional", "keras.src.models.sequential")
+
+
+def has_graph(model):
+    """Tells whether what a model computes is the graph of its layers.
+
+    Args:
+        model: Any operation.
+
+    Returns:
+        True for functional and built sequential models, unless their class
+        has a `call` of its own.
+    """
+    if (
+        not isinstance(model, keras.Model)
+        or type(model).call.__module__ not in _CALLS
+        or "call" in vars(model)
+    ):
+        return False
+    if isinstance(model, keras.Sequential):
+        return model.built and len(getattr(model, "outputs", ())) == 1
+    return True
+
+
+def graph(model):
+    """Returns the graph of a model that `has_graph`.
+
+    Returns:
+        An uncompiled functional `keras.Model` with the same layers, inputs,
+        outputs and name.
+    """
+    if isinstance(model, keras.Sequential):
+        # Its `input` and `output` are those of the first call.
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return keras.Model(model.input, model.output, name=model.name)
+
+
+def is_plain(layer):
+    """Tells whether configuration and weights are all that a layer has.
+
+    Args:
+        layer: Any operation.
+
+    Returns:
+        True for layers of exactly Keras's classes and ours, without state
+        that `adapt` has made, functions of a person's own, or layers inside.
+    """
+    kind = type(layer)
+    return (
+        (kind in _OWN or kind.__module__.startswith("keras.src.layers."))
+        and kind is not keras.layers.Lambda
+        and not hasattr(layer, "adapt")
+        and "call" not in vars(layer)
+        and not any(isinstance(v, keras.Layer) for v in vars(layer).values())
+    )
+
+
+def copy(layer, weights=None, shape=None, kind=None, **changes):
+    """Makes a plain layer anew.
+
+    Args:
+        layer: Layer that `is_plain` and has been built.
+        weights: Arrays for the copy, which has no LoRA then; or `None` for
+            those of `layer`.
+        shape: Of the copy's input, or `None` for that of `layer`.
+        kind: Class of the copy, or `None` for that of `layer`.
+        **changes: Of the configuration.
+
+    Returns:
+        A built layer of the same name with weights of its own.
+    """
+    config = layer.get_config()
+    for key in config:
+        if key.endswith(_OBJECTS) and hasattr(layer, key):
+            config[key] = getattr(layer, key)
+    if weights is not None:
+        config = {k: v for k, v in config.items() if not k.startswith("lora")}
+    new = (kind or type(layer)).from_config(config | changes)
+    if shape is None:
+        new.build_from_config(layer.get_build_config())
+    else:
+        new.build(shape)
+    if getattr(new, "lora_enabled", False):
+        new.lora_alpha = layer.lora_alpha  # which `Dense` would forget
+    new.set_weights(layer.get_weights() if weights is None else weights)
+    return new
+
+
+def rebuild(model, clone, call=None, shapes=()):
+    """Builds the graph of a model anew.
+
+    Args:
+        model: Model that `has_graph`.
+        clone: Function from an operation of the graph to the one that takes
+            its place, which may be the same.
+        call: Function that calls it, of itself and its arguments.
+        shapes: Pairs of an input of the model and the new shape, without the
+            batch, where it changes.
+
+    Returns:
+        An uncompiled functional `keras.Model` of the same name, structure of
+        inputs and outputs, and trainability.
+    """
+    old = graph(model)
+
+    def renew(x):
+        shape = next((s for y, s in shapes if y is x), x.shape[1:])
+        return keras.Input(shape, dtype=x.dtype, name=x.name)
+
+    inputs = keras.tree.map_structure(renew, old.input)
+    new = keras.models.clone_model(old, inputs, clone, call)
+    if not model.trainable:
+        new.trainable = False
+    return new
