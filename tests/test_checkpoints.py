@@ -208,10 +208,9 @@ def test_namespace_keeps_nothing(tmp_path, legacy):
 # PyTorch: files that would run code, or take all memory
 
 
-def hostile():
+def calls():
     """Pickles that create the file `ran` in the working directory."""
     command = "touch ran"
-    text = encode(command)
     yield "posix", Call("posix", "system", command), "posix.system"
     yield "os", Call("os", "system", command), "os.system"
     code = "open('ran', 'w').close()"
@@ -224,55 +223,86 @@ def hostile():
     dotted = b"\x8c\x0ctorch._utils\x8c\x0fsys.modules.get\x93"
     yield "modules", Raw(dotted), "torch._utils.sys.modules.get"
     glued = b"\x8c\x00\x8c\x17collections.OrderedDict\x93"
-    yield "glued", Raw(glued), "no part of a state dict"
+    yield "glued", Raw(glued), "collections.OrderedDict"
+    kwargs = b"cos\nsystem\n)}" + encode("command") + encode(command) + b"s\x92"
+    yield "kwargs", Raw(kwargs), "os.system"
+    twice = encode(Call("builtins", "getattr", Global("os", "x"), "system"))
+    yield "twice", Raw(twice + encode((command,)) + b"R"), "builtins.getattr"
+    state = encode(Call("os", "x")) + encode({"__setstate__": command}) + b"b"
+    yield "state", Raw(state), "os.x"
+    bad = Raw(encode(("storage", Global("os", "system"), "0", "cpu", 1)) + b"Q")
+    yield "storage type", bad, "os.system|storage of unknown type"
+    bad = Raw(encode(("module", Global("os", "system"), "x", "y")) + b"Q")
+    yield "module", bad, "os.system"
+    yield "arguments", Call("argparse", "Namespace", 1), "argparse.Namespace"
+    yield "parameter", Call("torch._utils", "_rebuild_parameter", 1, 2), None
+    # Attributes of a dictionary: ignored.
+    build = encode(Call("collections", "OrderedDict"))
+    build += encode({"__class__": 1, "__reduce__": "x", "get": 2}) + b"b"
+    yield "build", Raw(build), None
+    yield "deep key", Raw(b"}" + b")" + b"\x85" * 9999 + b"Ns"), None
+
+
+CALLS = {name: (value, match) for name, value, match in calls()}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("place", ["root", "item", "beside"])
+def test_nothing_is_called(tmp_path, legacy, monkeypatch, name, place):
+    monkeypatch.chdir(tmp_path)
+    value, match = CALLS[name]
+    if place == "beside":
+        root = {"model": {"w": tensor()}, "x": value}
+        assert_same(read_pickle(tmp_path, root, legacy), {"w": FOUR})
+    else:
+        root = {"root": value, "item": {"x": value}}[place]
+        with pytest.raises(ValueError, match=INCOMPLETE) as caught:
+            read_pickle(tmp_path, root, legacy)
+        assert re.search(match or "holds no dictionary", str(caught.value))
+        assert "Download" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["x.pth"]
+
+
+def broken():
+    """Pickles that `torch.save` does not write, with what the error says."""
+    text = encode("touch ran")
     number = b"\x8c\x0bcollectionsK\x01\x93"
     yield "number", Raw(number), "names what is no text"
-    inst = b"(" + text + b"ios\nsystem\n"
-    yield "inst", Raw(inst), "INST"
-    yield "obj", Raw(b"(cos\nsystem\n" + text + b"o"), "os.system"
-    kwargs = b"ccollections\nOrderedDict\n)}\x92"
-    yield "kwargs", Raw(kwargs), "NEWOBJ_EX"
+    yield "inst", Raw(b"(" + text + b"ios\nsystem\n"), "INST"
+    yield "obj", Raw(b"(cos\nsystem\n" + text + b"o"), "OBJ"
     yield "extension", Raw(b"\x82\x01"), "EXT1"
     yield "text id", Raw(b"P0\n"), "PERSID"
     called = b"ctorch\nFloatStorage\n" + encode(("x",)) + b"R"
     yield "called", Raw(called), "calls what is no function"
     yield "text call", Raw(text + b")R"), "calls what is no function"
-    yield "arguments", Call("argparse", "Namespace", 1), "argument"
-    bad = Raw(encode(("storage", Global("os", "system"), "0", "cpu", 1)) + b"Q")
-    yield "storage type", bad, "os.system"
     bad = Raw(encode(("module", 1, "0", "cpu", 1)) + b"Q")
     yield "module id", bad, "no tensor storage"
-    yield "number id", Raw(b"K\x01Q"), "iterable"
-    yield "deep key", Raw(b"}" + b")" + b"\x85" * 9999 + b"Ns"), "key"
+    yield "number id", Raw(b"K\x01Q"), "no tensor storage"
     yield "append", Raw(b"}Na"), "no list"
     yield "set item", Raw(b"]K\x01Ns"), "no dictionary"
     yield "no mark", Raw(b"u"), "pop|shorter"
     yield "memo", Raw(b"h\x07"), "7"
     yield "endless", Raw(b"N" * 1_000_001), "longer than any"
     yield "huge text", Raw(b"\x8d" + b"\xff" * 7 + b"\x7f"), "expected"
-    yield "parameter", Call("torch._utils", "_rebuild_parameter", 1, 2), None
-    # Attributes of a dictionary: ignored, so that nothing is left to refuse.
-    build = encode(Call("collections", "OrderedDict"))
-    build += encode({"__class__": 1, "__reduce__": "x", "get": 2}) + b"b"
-    yield "build", Raw(build), None
+    dictionary = b"ccollections\nOrderedDict\n"
+    yield "no pairs", Raw(dictionary + text + b"R"), "no arguments"
+    yield "text pairs", Call("collections", "OrderedDict", "ab"), "no list"
+    yield "many", Call("collections", "OrderedDict", *[[]] * 99), "no argum"
 
 
-HOSTILE = {name: (value, match) for name, value, match in hostile()}
+BROKEN = {name: (value, match) for name, value, match in broken()}
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize("place", ["root", "item", "beside"])
-def test_hostile_pickle(tmp_path, legacy, monkeypatch, name, place):
+def test_broken_pickle(tmp_path, legacy, monkeypatch, name, place):
     monkeypatch.chdir(tmp_path)
-    value, match = HOSTILE[name]
+    value, match = BROKEN[name]
     root = {"root": value, "item": {"x": value}, "beside": None}[place]
-    root = root or {"model": {"w": tensor()}, "x": value}
-    if match is None and place == "beside":
-        assert_same(read_pickle(tmp_path, root, legacy), {"w": FOUR})
-    else:
-        with pytest.raises(ValueError, match=INCOMPLETE) as caught:
-            read_pickle(tmp_path, root, legacy)
-        assert re.search(match or "holds no dictionary", str(caught.value))
+    with pytest.raises(ValueError, match=f"{INCOMPLETE}.*{match}"):
+        read_pickle(
+            tmp_path, root or {"model": {"w": tensor()}, "x": value}, legacy
+        )
     assert os.listdir(tmp_path) == ["x.pth"]
 
 
@@ -280,7 +310,8 @@ def test_hostile_pickles_do_run_in_pickle(tmp_path, monkeypatch):
     # Without this, the test above might pass for malformed pickles.
     monkeypatch.chdir(tmp_path)
     for name in ("posix", "os", "eval", "inst", "obj"):
-        pickle.loads(b"\x80\x02" + encode(HOSTILE[name][0]) + b".")
+        value, _ = (CALLS | BROKEN)[name]
+        pickle.loads(b"\x80\x02" + encode(value) + b".")
         assert (tmp_path / "ran").exists(), name
         (tmp_path / "ran").unlink()
 

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from keras_resnext.registry import CHECKPOINTS, Checkpoint, resolve
-from keras_resnext.weights import checkpoints, downloads
+from keras_resnext.weights import checkpoints, downloads, values
 
 _TORCH_NAME = re.compile(
     r"(?:layer(?P<stage>\d)\.(?P<block>\d+)\.)?"
@@ -101,8 +101,8 @@ def cardinality(source):
         return None
     arrays = _named_as_keras(checkpoints.read(locate(source)))
     kernel = arrays.get("conv2_block1_2_conv/kernel")
-    if kernel is None:
-        return None
+    if kernel is None or kernel.ndim != 4 or not kernel.size:
+        return None  # `load` says what is wrong
     width_per_group, width = kernel.shape[2:]
     return width // width_per_group, width_per_group
 
@@ -115,19 +115,17 @@ def load(model, path):
         path: File in any format of `checkpoints.read`.
 
     Raises:
-        ValueError: if an array is missing, unexpected, of another shape or
-            not finite; the message lists all of them.
+        ValueError: if an array is missing, unexpected, of another shape, or
+            not of finite floating-point numbers; the message lists them.
     """
     layers = [
         (type(layer).__name__, layer.name, [v.name for v in layer.weights])
         for layer in model.layers
     ]
     arrays = _named_as_keras(checkpoints.read(path, layers))
-    arrays = _grouped_from_depthwise(arrays, model)
     variables = _variables(model)
     if "predictions/kernel" not in variables:
-        for name in ("predictions/kernel", "predictions/bias"):
-            arrays.pop(name, None)
+        arrays = values.without_top(arrays)
     _check(arrays, variables, path)
     for name, variable in variables.items():
         variable.assign(arrays[name])
@@ -182,7 +180,7 @@ def _named_as_keras(arrays):
         if match:
             name, array = _keras_name(**match.groupdict()), _keras_axes(array)
         named[name.replace("probs/", "predictions/")] = array
-    return named
+    return checkpoints.grouped_from_depthwise(named)
 
 
 def _keras_name(stage, block, kind, index, down, fc, variable):
@@ -200,32 +198,8 @@ def _keras_axes(array):
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
-def _grouped_from_depthwise(arrays, model):
-    """Converts the kernels of keras-applications' ResNeXt."""
-    suffix = "/depthwise_kernel"
-    converted = {}
-    for name, array in arrays.items():
-        if name.endswith(suffix):
-            layer = name.removesuffix(suffix)
-            try:
-                groups = model.get_layer(layer).groups
-                array = checkpoints.depthwise_to_grouped(array, groups)
-                name = f"{layer}/kernel"
-            except ValueError:
-                pass  # reported as unexpected
-        converted[name] = array
-    return converted
-
-
 def _check(arrays, variables, path):
-    faults = [f"missing: {n}" for n in sorted(variables.keys() - arrays)]
-    faults += [f"unexpected: {n}" for n in sorted(arrays.keys() - variables)]
-    for name in sorted(arrays.keys() & variables):
-        required, received = tuple(variables[name].shape), arrays[name].shape
-        if required != received:
-            faults.append(f"shape of {name}: {received}, not {required}")
-        elif not np.isfinite(arrays[name]).all():
-            faults.append(f"not finite: {name}")
+    faults = values.faults(arrays, variables)
     if faults:
         raise ValueError(
             "The weights must match the network by name and shape and be "

@@ -2,11 +2,13 @@
 
 import collections
 import io
+import itertools
 import json
 import math
 import pathlib
 import re
 import struct
+import warnings
 import zipfile
 
 import h5py
@@ -14,6 +16,7 @@ import numpy as np
 import safetensors
 
 from keras_resnext.weights import torch_files
+from keras_resnext.weights.torch_files import Unread, printable
 
 _CONVOLUTION = ("kernel", "bias")
 _NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -25,8 +28,36 @@ _VARIABLES = {
     "batch_normalization": _NORMALIZATION,
 }
 
+# How PyTorch's names of the first convolution go on behind the prefix.
+_STEM = re.compile(r"(?:^|\.)(?=conv1\.(?:\d\.)?weight$)")
+
 # The setting of a layer that decides whether it has the variable.
 _SWITCHES = {"gamma": "scale", "beta": "center"}
+
+# Far above what any network needs, and little enough for a short file to take
+# little memory: characters of a path and of a layer's name, groups in groups,
+# bytes of a description in JSON.
+_MAX_NAME = 1000
+_MAX_DEPTH = 32
+_MAX_JSON = 2**24
+
+# What begins so is no checkpoint, but something that people take for one.
+_FOREIGN = {
+    b"<": ("a web page", "Download the file itself"),
+    b"version https://git-lfs": (
+        "a pointer of Git LFS",
+        "Fetch the file itself with `git lfs pull`",
+    ),
+    b"\x1f\x8b": ("compressed by gzip", "Unpack it"),
+    b"BZh": ("compressed by bzip2", "Unpack it"),
+    b"\xfd7zXZ": ("compressed by xz", "Unpack it"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "Unpack it"),
+    b"\x93NUMPY": ("a NumPy array", "Save all arrays as `.safetensors`"),
+    b"\x80": (
+        "a pickle that `torch.save` did not write",
+        "Save the arrays as `.safetensors`",
+    ),
+}
 
 _SAFETENSORS_DTYPES = {
     "F64": "<f8",
@@ -49,7 +80,7 @@ def read(path, layers=None):
     before PyTorch 1.6), `.safetensors`, and Keras' `.keras`, `.weights.h5`
     and the `.h5` of Keras 2. Code in a file is never run, links in it are
     never followed, and its arrays cannot claim more bytes than it has. But
-    libhdf5 is no match for a hostile HDF5 file: it may crash, or take 4 GB.
+    libhdf5 is no match for every hostile HDF5 file: it may crash.
 
     Args:
         path: path of the file.
@@ -61,15 +92,16 @@ def read(path, layers=None):
         Dictionary from name to array, which may be read-only. bfloat16 becomes
         float32; other types stay. PyTorch's names are those of the state
         dict (`layer1.0.conv1.weight`), which is `torch_files.WRAPPERS[0]`
-        or a later one where the file has several, without `module.` and
-        `_orig_mod.`. Keras' names are `<layer>/<variable>`
-        (`conv1_bn/gamma`), or the path in the file (`layers/foo/vars/0`)
-        where it has no names.
+        or a later one where the file has several, without the prefix that
+        the network has in it (`module.`, `model.backbone.`); a warning names
+        what is outside of the prefix and left out. Keras' names are
+        `<layer>/<variable>` (`conv1_bn/gamma`), or the path in the file
+        (`layers/foo/vars/0`) where it has no names.
 
     Raises:
         FileNotFoundError: if there is no such file, or it is a folder.
-        ValueError: if the file is of another format, incomplete, or holds
-            anything but plain data.
+        ValueError: if the file is of another format, incomplete, of a kind
+            that is not read, or has several networks in it.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -78,16 +110,20 @@ def read(path, layers=None):
             "Download the file, or correct the path."
         )
     with path.open("rb") as file:
-        head = file.read(20)
+        head = file.read(24)
     kind, reader = _format(path, head)
     try:
         return reader(path, layers)
     except Exception as error:  # damage surfaces anywhere in three libraries
-        reason = str(error).strip(".") or type(error).__name__
+        reason = printable(str(error).strip("."), 600) or type(error).__name__
+        advice = getattr(
+            error,
+            "advice",
+            "Download it again, or save only the weights of the model again.",
+        )
         raise ValueError(
             f"A checkpoint must be a complete {kind} file with nothing but "
-            f"arrays. Received: path={path} ({reason}). Download it again, or "
-            "save only the weights of the model again."
+            f"arrays. Received: path={path} ({reason}). {advice}"
         ) from error
 
 
@@ -152,41 +188,126 @@ def depthwise_to_grouped(kernel, groups):
     return np.reshape(kernel, (height, width, channels, filters))
 
 
+def grouped_from_depthwise(arrays):
+    """Turns the grouped convolutions of keras-applications into true ones.
+
+    Args:
+        arrays: dictionary from `layer/variable` to array.
+
+    Returns:
+        The dictionary with `<layer>/kernel` for `<layer>/depthwise_kernel`,
+        see `depthwise_to_grouped`, and without the layer `_gconv` behind it,
+        if it has the kernel that adds up the groups. What does not fit stays.
+
+    Source:
+        https://github.com/keras-team/keras-applications/pull/85 for `_gconv`.
+    """
+    converted = dict(arrays)
+    for name, kernel in arrays.items():
+        layer, _, variable = name.rpartition("/")
+        if (
+            variable != "depthwise_kernel"
+            or f"{layer}/kernel" in arrays
+            or kernel.ndim != 4
+            or not kernel.size
+            or kernel.shape[2] % kernel.shape[3]
+        ):
+            continue
+        groups = kernel.shape[2] // kernel.shape[3]
+        del converted[name]
+        converted[f"{layer}/kernel"] = depthwise_to_grouped(kernel, groups)
+        sums = f"{layer.removesuffix('_conv')}_gconv/kernel"
+        if sums in arrays and _adds_up_groups(arrays[sums], *kernel.shape[2:]):
+            del converted[sums]
+    return converted
+
+
+def _adds_up_groups(kernel, filters, channels):
+    """Whether a 1x1 kernel is `block3`'s constant: `[g, a, m, g, m] = 1`."""
+    if kernel.shape != (1, 1, filters * channels, filters):
+        return False
+    groups = filters // channels
+    kernel = kernel.reshape(groups, channels, channels, groups, channels)
+    g, m = np.ogrid[:groups, :channels]
+    ones = kernel[g, :, m, g, m]
+    return np.count_nonzero(kernel) == ones.size and (ones == 1).all()
+
+
 def _format(path, head):
     if head.startswith(b"PK\x03\x04"):
         return "PyTorch or Keras", _read_zip
-    if head[2:14] == b"\x8a\x0a" + torch_files.LEGACY_MAGIC:
+    if head[:1] == b"\x80" and b"\x8a\x0a" + torch_files.LEGACY_MAGIC in head:
         return "PyTorch", _read_legacy_torch
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "Keras HDF5", _read_h5
     if head[8:9] == b"{":
         return "safetensors", _read_safetensors
+    what, advice = next(
+        (text for start, text in _FOREIGN.items() if head.startswith(start)),
+        ("of no kind that is read", "Check the download"),
+    )
     raise ValueError(
         "A checkpoint must be a PyTorch, safetensors or Keras file. Received: "
-        f"path={path}, which begins with {head!r}. Check the download."
+        f"path={path}, which begins with {head[:20]!r}: {what}. {advice}."
     )
 
 
 def _read_zip(path, layers):
     with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        _check_kind(names)
         # Both writers store without compression, so this refuses no file of
         # theirs, and neither compressed nor overlapping entries can inflate.
-        claimed = sum(entry.file_size for entry in archive.infolist())
-        if claimed > path.stat().st_size:
-            raise ValueError("its entries are compressed or overlap")
-        names = archive.namelist()
+        entries = archive.infolist()
+        claimed = sum(entry.file_size for entry in entries)
+        if claimed > path.stat().st_size or any(
+            entry.compress_type != zipfile.ZIP_STORED
+            or entry.compress_size != entry.file_size
+            for entry in entries
+        ):
+            raise Unread(
+                "its entries are compressed or overlap",
+                "Save it again with `torch.save` or `model.save`, or put the "
+                "unpacked entries into a zip file without compression.",
+            )
         if any(name.endswith("data.pkl") for name in names):
-            return _strip_wrappers(torch_files.read_zip(archive))
-        if "config.json" not in names or "model.weights.h5" not in names:
-            raise ValueError("a zip file without weights")
+            return _strip_prefix(torch_files.read_zip(archive))
+        if archive.getinfo("config.json").file_size > _MAX_JSON:
+            raise ValueError("its config.json is longer than any network's")
         config = json.loads(archive.read("config.json"))["config"]
         weights = archive.read("model.weights.h5")
     groups = _numbered(_config_layers(config))
     return _read_hdf5(weights, layers, groups)
 
 
+def _check_kind(names):
+    """Refuses the kinds of zip file that hold more, or else, than weights."""
+    last = {name.rpartition("/")[2] for name in names}
+    if "constants.pkl" in last:
+        raise Unread(
+            "a TorchScript file, which is a program",
+            "Save its weights in PyTorch: `torch.save(torch.jit.load(path)"
+            ".state_dict(), 'weights.pth')`.",
+        )
+    if "archive_format" in last or "serialized_exported_program.json" in last:
+        raise Unread(
+            "an exported program of `torch.export`",
+            "Save its weights in PyTorch: `torch.save(torch.export.load(path)"
+            ".state_dict, 'weights.pth')`.",
+        )
+    if "data.pkl" not in last and not {"config.json", "model.weights.h5"} <= {
+        *names
+    }:
+        raise Unread(
+            "a zip file without weights, but with "
+            + ", ".join(map(printable, names[:3])),
+            "Save the model with `torch.save`, `model.save` or "
+            "`model.save_weights`.",
+        )
+
+
 def _read_legacy_torch(path, layers):
-    return _strip_wrappers(torch_files.read_legacy(path.read_bytes()))
+    return _strip_prefix(torch_files.read_legacy(path.read_bytes()))
 
 
 def _read_h5(path, layers):
@@ -194,40 +315,90 @@ def _read_h5(path, layers):
 
 
 def _read_safetensors(path, layers):
+    data = path.read_bytes()
+    if int.from_bytes(data[:8], "little") > _MAX_JSON:
+        raise ValueError("its header is longer than any network's")
     arrays = {}
-    for name, tensor in safetensors.deserialize(path.read_bytes()):
+    for name, tensor in safetensors.deserialize(data):
         if tensor["dtype"] not in _SAFETENSORS_DTYPES:
-            raise ValueError(f"{tensor['dtype']} is not supported")
+            raise Unread(
+                f"{printable(name)} holds {tensor['dtype']}",
+                "Save the model as float32, float16 or bfloat16.",
+            )
         dtype = _SAFETENSORS_DTYPES[tensor["dtype"]]
         array = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
         if tensor["dtype"] == "BF16":
             array = torch_files.bfloat16_to_float32(array)
         arrays[name] = array
-    return _strip_wrappers(arrays)
+    return _strip_prefix(arrays)
 
 
-def _strip_wrappers(arrays):
-    # DataParallel and torch.compile put the model under these attributes.
-    for prefix in ("module.", "_orig_mod.", "module."):
-        if all(name.startswith(prefix) for name in arrays):
+def _strip_prefix(arrays):
+    """Takes off what stands before the names of the network in a file.
+
+    DataParallel, torch.compile, averaged models, PyTorch Lightning and every
+    larger model give the network a prefix: the name of its attribute.
+    """
+    # The number of models in an average: `torch.optim.swa_utils`.
+    arrays = {
+        name: array
+        for name, array in arrays.items()
+        if name.rpartition(".")[2] != "n_averaged"
+    }
+    prefixes = _prefixes(arrays, torch_files.STAGE)
+    # A part of another network may have stages, too, but no such stem.
+    prefixes = prefixes & _prefixes(arrays, _STEM) or prefixes
+    if len(prefixes) > 1:
+        first = min(prefixes)
+        names = ", ".join(repr(printable(p)) for p in sorted(prefixes)[:5])
+        raise Unread(
+            f"it holds {len(prefixes)} networks, whose names begin with "
+            f"{names}",
+            "Save the one you want in a file of its own, as `{name"
+            f".removeprefix({printable(first)!r}): tensor for name, tensor in "
+            f"state.items() if name.startswith({printable(first)!r})"
+            "}`.",
+        )
+    for prefix in prefixes or ("module.", "_orig_mod.", "module."):
+        outside = [name for name in arrays if not name.startswith(prefix)]
+        if outside and prefixes:
+            warnings.warn(
+                f"The file's network has names that begin with '"
+                f"{printable(prefix)}'. Left out are {len(outside)} others: "
+                f"{', '.join(map(printable, outside[:5]))}.",
+                stacklevel=2,
+            )
+        if prefixes or not outside:
             arrays = {
                 name.removeprefix(prefix): array
                 for name, array in arrays.items()
+                if name.startswith(prefix)
             }
     return arrays
 
 
+def _prefixes(names, pattern):
+    return {name[: m.end()] for name in names if (m := pattern.search(name))}
+
+
 def _read_hdf5(data, layers, groups):
     _check_heaps(data)
+    items = {}
+
+    def keep(path, item):
+        if len(path) > _MAX_NAME or path.count("/") > _MAX_DEPTH:
+            return path  # ends the visit
+        items[path] = item
+
     with h5py.File(io.BytesIO(data), "r") as file:
-        items = {}
         # Visits hard links only: soft and external links stay unfollowed.
-        file.visititems(items.__setitem__)
+        if file.visititems(keep) is not None:
+            raise ValueError("its groups are nested deeper than any network's")
         datasets = {
-            name: item
-            for name, item in items.items()
+            path: item
+            for path, item in items.items()
             if isinstance(item, h5py.Dataset)
-            and not name.startswith(("optimizer/", "optimizer_weights/"))
+            and not path.startswith(("optimizer/", "optimizer_weights/"))
         }
         claimed = sum(
             math.prod(item.shape) * item.dtype.itemsize
@@ -235,7 +406,8 @@ def _read_hdf5(data, layers, groups):
         )
         if claimed > len(data):
             raise ValueError("its datasets are compressed or incomplete")
-        arrays = {name: _array(item) for name, item in datasets.items()}
+        _check_storage(data, items.values(), datasets.values())
+        arrays = {path: _array(item) for path, item in datasets.items()}
         groups = groups or _named(items)
         # Names beyond 64 kB are split over attributes with numbers.
         is_keras2 = any(
@@ -245,6 +417,53 @@ def _read_hdf5(data, layers, groups):
     if is_keras2:
         return _rename_keras2(arrays)
     return _rename(arrays, groups or _numbered(layers or ()))
+
+
+def _check_storage(data, items, datasets):
+    """Refuses datasets whose numbers are not stored as their own.
+
+    A damaged address makes a dataset of what are other numbers, or of the
+    file's own structure; without an address it has zeros.
+    """
+    used = []
+    for item in items:
+        info = h5py.h5o.get_info(item.id)
+        parts = info.hdr.nchunks
+        used.append((info.addr, info.hdr.space.total if parts == 1 else 16))
+    for signature in (b"TREE\0", b"SNOD\1\0", b"HEAP\0\0\0\0", b"GCOL\1\0\0\0"):
+        start = data.find(signature)
+        while start >= 0:
+            used.append((start, 8))
+            start = data.find(signature, start + 8)
+    for dataset in datasets:
+        name = printable(dataset.name)
+        _check_number(dataset)
+        if dataset.external or dataset.is_virtual:
+            raise Unread(
+                f"{name} refers to another file",
+                "Save all numbers in one file.",
+            )
+        layout = dataset.id.get_create_plist().get_layout()
+        if layout != h5py.h5d.CONTIGUOUS:
+            raise Unread(
+                f"{name} is chunked or compressed",
+                "Save it again without compression, as Keras does.",
+            )
+        if dataset.size:
+            start = dataset.id.get_offset()
+            if start is None or dataset.id.get_storage_size() != dataset.nbytes:
+                raise ValueError(f"{name} was never written, or not wholly")
+            used.append((start, dataset.nbytes))
+    for (start, size), (next_start, _) in itertools.pairwise(sorted(used)):
+        if start + size > next_start:
+            raise ValueError("its datasets overlap each other, or the rest")
+    orders = {
+        item.dtype.newbyteorder("=") == item.dtype
+        for item in datasets
+        if item.dtype.kind in "fiu" and item.dtype.itemsize > 1
+    }
+    if len(orders) > 1:
+        raise ValueError("its datasets have different byte orders")
 
 
 def _check_heaps(data):
@@ -272,13 +491,25 @@ def _check_heaps(data):
         start = data.find(signature, start)
 
 
+def _check_number(dataset):
+    # HDF5 describes numbers bit by bit: damage there makes other numbers.
+    dtype = dataset.dtype
+    exact = h5py.h5t.py_create(dtype, logical=True) == dataset.id.get_type()
+    is_number = dtype.kind in "fiub" and dtype.itemsize <= 8 and exact
+    if not is_number and not _is_bfloat16(dataset):
+        raise Unread(
+            f"{printable(dataset.name)} holds {dtype}, or a variant of it",
+            "Save the model as float64, float32, float16 or bfloat16.",
+        )
+
+
+def _is_bfloat16(dataset):
+    return dataset.dtype == "V2" and _text(dataset, "dtype") == "bfloat16"
+
+
 def _array(dataset):
-    if dataset.external or dataset.is_virtual:
-        raise ValueError(f"{dataset.name} refers to another file")
-    if dataset.dtype == "V2" and _text(dataset, "dtype") == "bfloat16":
+    if _is_bfloat16(dataset):
         return torch_files.bfloat16_to_float32(dataset[()].view("<u2"))
-    if dataset.dtype.kind not in "fiub":
-        raise ValueError(f"{dataset.name} holds {dataset.dtype}")
     return np.asarray(dataset[()])
 
 
@@ -288,7 +519,12 @@ def _text(item, attribute):
         return None
     found = item.attrs.get_id(attribute)
     is_text = isinstance(found.get_type(), h5py.h5t.TypeStringID)
+    # An attribute itself is shorter than 64 kB; its text may be elsewhere.
+    is_text = is_text and found.get_storage_size() < 2**16
     value = item.attrs[attribute] if is_text and found.shape == () else None
+    if value is not None and len(value) > _MAX_NAME:
+        # Else many short groups could refer to one long text.
+        raise ValueError(f"the {attribute} of a layer is {len(value)} long")
     return value.decode() if isinstance(value, bytes) else value
 
 
@@ -309,6 +545,8 @@ def _config_layers(config):
 def _numbered(layers, prefix="layers/"):
     """Maps each group of variables to its layer and their names."""
     groups, counts = {}, collections.Counter()
+    if len(prefix) > _MAX_NAME:
+        raise ValueError("its models are nested deeper than any network's")
     for class_name, name, variables in layers:
         kind = _snake_case(class_name)
         group = f"{prefix}{kind}_{counts[kind]}".removesuffix("_0")
@@ -344,6 +582,9 @@ def _snake_case(name):
 
 
 def _rename(arrays, groups):
+    for name, _ in groups.values():
+        if not isinstance(name, str) or len(name) > _MAX_NAME:
+            raise ValueError("the name of a layer is none")
     pairs = []
     for path, array in arrays.items():
         group, _, index = path.rpartition("/vars/")
@@ -375,7 +616,7 @@ def _unique(pairs):
         if name in arrays:
             raise ValueError(
                 "Every array must have a name of its own. Received: "
-                f"name={name!r} twice. Give each layer another name."
+                f"name='{printable(name)}' twice. Give each layer another name."
             )
         arrays[name] = array
     return arrays

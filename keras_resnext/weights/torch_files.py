@@ -2,8 +2,9 @@
 
 Both keep names and shapes in a pickle, a small program that may call any
 Python function. `pickletools` splits that program into opcodes without
-running it, and `_interpret` follows the few opcodes that a state dict needs:
-nothing here can import, or call, what a file names.
+running it, and `_interpret` follows them as data: nothing here can import, or
+call, what a file names. What is not a tensor of a state dict, such as the
+state of a training, becomes a placeholder that remembers its kind.
 
 Source: `torch/serialization.py` (`_save`, `_legacy_save`) and
 `torch/_weights_only_unpickler.py`, https://github.com/pytorch/pytorch.
@@ -13,25 +14,53 @@ import dataclasses
 import functools
 import io
 import pickletools
+import re
 import types
 
 import numpy as np
 
 LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 
-# The first of these that holds a dictionary with tensors is the state dict:
-# averaged weights are read only from a file that has no others.
+# The first of these that holds a network is the state dict: averaged weights
+# are read only from a file that has no others.
 WRAPPERS = (
     "state_dict",
     "model_state_dict",
     "model",
+    "module",
+    "net",
+    "network",
     "state_dict_ema",
     "model_ema",
+    "ema_state_dict",
+    "model_ema_state_dict",
+    "ema",
 )
+
+# How the names of a network go on behind its prefix, if it has one.
+STAGE = re.compile(r"(?:^|\.)(?=layer\d\.\d+\.)")
 
 # A state dict of ResNeXt-101 takes 25 thousand opcodes, and three times that
 # with its optimizer; each opcode makes at most one small object.
 _MAX_OPCODES = 1_000_000
+_MAX_ARGUMENTS = 16
+_MAX_DEPTH = 4  # of dictionaries around the state dict
+_MAX_AXES = 8
+
+_SAVE = "Save `model.state_dict()` with `torch.save`."
+
+
+class Unread(ValueError):
+    """A file may be sound, but is of a kind that is not read.
+
+    Attributes:
+        advice: sentence that says how to make a file that is read.
+    """
+
+    def __init__(self, reason, advice):
+        """Keeps the reason as the message, without a full stop."""
+        super().__init__(reason)
+        self.advice = advice
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,6 +81,20 @@ class _Tensor:
     offset: int
     size: tuple
     stride: tuple
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Global:
+    kind: str  # the name of a class or function, which is never looked up
+
+
+class _Object(dict):
+    """Stands for what a file would make by a call, with its items at most."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind):
+        self.kind = kind
 
 
 def read_zip(archive):
@@ -99,9 +142,10 @@ def read_legacy(data):
         raise ValueError("its protocol is not 1001, or not little-endian")
     root, storage_types = _interpret(stream)
     buffers = {}
-    for key in _interpret(stream)[0]:
+    keys, _ = _interpret(stream)
+    for key in keys if isinstance(keys, list) else [None]:
         if not isinstance(key, str) or key not in storage_types:
-            raise ValueError("it lists a storage that no tensor uses")
+            raise Unread("it lists a storage of unknown type", _SAVE)
         itemsize = np.dtype(storage_types[key].dtype).itemsize
         start = stream.tell() + 8
         end = start + int.from_bytes(stream.read(8), "little") * itemsize
@@ -124,13 +168,28 @@ def bfloat16_to_float32(bits):
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
+def printable(text, length=100):
+    """Shortens a text from a file, and escapes all but ASCII letters.
+
+    Args:
+        text: text of any length, perhaps with control characters.
+        length: number of characters that stay.
+
+    Returns:
+        Text that a message can hold.
+    """
+    if len(text) > length:
+        text = f"{text[: length - 20]}...{text[-20:]}"
+    return text.encode("unicode_escape").decode()
+
+
 def _state_dict(root, read_storage):
     """Picks the tensors out of the object of a file.
 
     Args:
         root: what the file holds: a dictionary of tensors, or one that has
-            such a dictionary under a name of `WRAPPERS`. Entries that are no
-            tensors (epoch, arguments, optimizer) are dropped.
+            such a dictionary in it, see `_find_state_dict`. Entries that are
+            no tensors (epoch, arguments, optimizer) are dropped.
         read_storage: function from the key of a storage to its bytes.
 
     Returns:
@@ -139,6 +198,7 @@ def _state_dict(root, read_storage):
 
     Raises:
         ValueError: if there are no tensors, or one leaves its storage.
+        Unread: if the file holds other kinds of tensors, or whole objects.
     """
 
     @functools.cache
@@ -149,30 +209,113 @@ def _state_dict(root, read_storage):
         array.flags.writeable = False
         return array
 
-    if not isinstance(root, dict):
-        raise ValueError("it holds no dictionary")
-    # The file itself comes last: a tensor may also be `best_acc1`.
-    for candidate in [root.get(name) for name in WRAPPERS] + [root]:
-        if tensors := _tensors(candidate):
-            return {
-                name: _view(tensor, storage_array(tensor.storage))
-                for name, tensor in tensors.items()
-            }
-    raise ValueError("it holds no dictionary of tensors")
+    arrays = {}
+    for name, value in _find_state_dict(root).items():
+        if isinstance(value, _Tensor):
+            arrays[name] = _view(value, storage_array(value.storage))
+        elif _is_tensor(value):
+            raise Unread(
+                f"{printable(name)} is no ordinary tensor, but made by "
+                f"{printable(value.kind)}: sparse, quantised or distributed",
+                "Save the `state_dict()` of the float model, on one device.",
+            )
+    return arrays
 
 
-def _tensors(value):
-    items = value.items() if isinstance(value, dict) else ()
-    return {
-        name: tensor
-        for name, tensor in items
-        if isinstance(name, str) and isinstance(tensor, _Tensor)
-    }
+def _is_tensor(value):
+    return isinstance(value, _Tensor) or (
+        isinstance(value, _Object)
+        and value.kind.startswith("torch")
+        and "_rebuild" in value.kind
+    )
+
+
+def _find_state_dict(root):
+    """Returns the dictionary of tensors that counts.
+
+    That is the network under the first name of `WRAPPERS`, else the file
+    itself, whose tensors may also be `best_acc1` and the like, else the only
+    network under another name.
+    """
+    found, seen, level = [], set(), [((), root)]
+    for _ in range(_MAX_DEPTH):
+        # A dictionary counts once, however often the file refers to it.
+        level = [
+            (path, value)
+            for path, value in level
+            if isinstance(value, dict)
+            and not (id(value) in seen or seen.add(id(value)))
+        ]
+        found += [
+            (_rank(path, value), path, value)
+            for path, value in level
+            if any(map(_is_tensor, value.values()))
+        ]
+        level = [
+            ((*path, name), item)
+            for path, value in level
+            for name, item in value.items()
+            if isinstance(item, dict)
+        ]
+    if not found:
+        _refuse(root)
+    best = min(rank for rank, _, _ in found)
+    choices = [(path, value) for rank, path, value in found if rank == best]
+    if len(choices) > 1:
+        names = [printable(".".join(path)) for path, _ in choices]
+        raise Unread(
+            f"it holds {len(names)} networks, under {', '.join(names[:5])}",
+            "Save the one you want in a file of its own: "
+            f"`torch.save(torch.load(path){_keys(choices[0][0])}, 'new.pth')`.",
+        )
+    return choices[0][1]
+
+
+def _rank(path, value):
+    known = [WRAPPERS.index(name) for name in path if name in WRAPPERS]
+    if not path:
+        known = [len(WRAPPERS)]
+    elif len(known) < len(path):
+        known = [len(WRAPPERS) + 1]
+    return not any(map(STAGE.search, value)), known
+
+
+def _keys(path):
+    return "".join(f"[{printable(name)!r}]" for name in path)
+
+
+def _refuse(root):
+    """Says what a file without a dictionary of tensors holds instead."""
+    items = root.items() if isinstance(root, dict) else ()
+    kinds = [
+        f"{printable(name)}, made by {printable(value.kind)}"
+        for name, value in items
+        if isinstance(value, _Object | _Global)
+    ]
+    if isinstance(root, _Object | _Global):
+        kinds = [printable(root.kind)]
+    if kinds:
+        raise Unread(
+            "it holds no dictionary of tensors, but whole objects: "
+            + "; ".join(kinds[:5]),
+            f"Nothing in a file is run to make them. {_SAVE}",
+        )
+    raise Unread("it holds no dictionary of tensors", _SAVE)
 
 
 def _view(tensor, storage):
     # `np.ndarray` refuses what reaches outside of its buffer. The size is
     # checked because a stride of 0 makes a huge array of a small buffer.
+    if not (
+        isinstance(tensor.size, tuple)
+        and isinstance(tensor.stride, tuple)
+        and len(tensor.size) == len(tensor.stride) <= _MAX_AXES
+        and all(
+            type(number) is int and 0 <= number < 2**60
+            for number in (tensor.offset, *tensor.size, *tensor.stride)
+        )
+    ):
+        raise ValueError("a tensor's offset, size or stride is none")
     itemsize = storage.dtype.itemsize
     array = np.ndarray(
         tensor.size,
@@ -193,11 +336,12 @@ def _interpret(stream):
         stream: binary file at the begin of a pickle.
 
     Returns:
-        The object, of dictionaries, lists, tuples, scalars, strings and
-        `_Tensor`s; and the `_StorageType` of every storage key it mentions.
+        The object, of dictionaries, lists, tuples, scalars, strings,
+        `_Tensor`s and placeholders; and the `_StorageType` of every storage
+        key it mentions.
 
     Raises:
-        ValueError: for an opcode or a name that no state dict needs.
+        ValueError: for an opcode that `torch.save` does not write.
     """
     stack, marks, memo, storage_types = [], [], {}, {}
 
@@ -230,12 +374,17 @@ def _interpret(stream):
                 stack[-size:] = [tuple(stack[-size:])]
             case "TUPLE":
                 stack.append(tuple(pop_to_mark()))
+            case "EMPTY_SET":
+                stack.append(_Object("builtins.set"))
+            case "FROZENSET":
+                pop_to_mark()
+                stack.append(_Object("builtins.frozenset"))
             case "APPEND":
                 item = stack.pop()
-                _list(stack[-1]).append(item)
-            case "APPENDS":
+                _append(stack[-1], [item])
+            case "APPENDS" | "ADDITEMS":
                 items = pop_to_mark()
-                _list(stack[-1]).extend(items)
+                _append(stack[-1], items)
             case "SETITEM":
                 item, key = stack.pop(), stack.pop()
                 _update(stack[-1], [(key, item)])
@@ -248,6 +397,10 @@ def _interpret(stream):
                 memo[len(memo)] = stack[-1]
             case "BINGET" | "LONG_BINGET":
                 stack.append(memo[value])
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                pop_to_mark()
             case "GLOBAL":
                 stack.append(_find(*value.split(" ")))
             case "STACK_GLOBAL":
@@ -255,19 +408,21 @@ def _interpret(stream):
                 stack.append(_find(module, name))
             case "REDUCE" | "NEWOBJ":
                 arguments, function = stack.pop(), stack.pop()
-                if not isinstance(function, types.FunctionType):
-                    raise ValueError("its pickle calls what is no function")
-                stack.append(function(*arguments))
+                stack.append(_call(function, arguments))
+            case "NEWOBJ_EX":
+                _, arguments, function = stack.pop(), stack.pop(), stack.pop()
+                stack.append(_call(function, arguments))
             case "BUILD":  # attributes, such as `_metadata` of a state dict
                 stack.pop()
             case "BINPERSID":
-                storage = _storage(*stack.pop())
-                known = storage_types.setdefault(storage.key, storage.type)
-                if known != storage.type:
-                    raise ValueError("a storage has two element types")
+                storage = _persistent(stack.pop())
+                if isinstance(storage, _Storage):
+                    known = storage_types.setdefault(storage.key, storage.type)
+                    if known != storage.type:
+                        raise ValueError("a storage has two element types")
                 stack.append(storage)
             case name:
-                raise ValueError(f"pickle opcode {name} is not allowed")
+                raise Unread(f"pickle opcode {name} is not allowed", _SAVE)
     raise ValueError("its pickle has no end")
 
 
@@ -280,41 +435,64 @@ _CONSTANTS = {
 
 _LITERALS = frozenset(
     (
-        *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-        *("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"),
-        *("BINBYTES", "SHORT_BINBYTES"),
+        *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+        *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+        *("BINSTRING", "SHORT_BINSTRING"),
+        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
     )
 )
 
 
-def _list(value):
-    if not isinstance(value, list):
+def _append(target, items):
+    if isinstance(target, list):
+        target.extend(items)
+    elif not isinstance(target, _Object):
         raise ValueError("its pickle appends to what is no list")
-    return value
 
 
 def _update(target, pairs):
-    # Only scalar keys: hashing a deeply nested tuple overflows the C stack.
+    # Only texts as keys: tensors have names, and hashing a deeply nested
+    # tuple overflows the C stack.
     if not isinstance(target, dict):
         raise ValueError("its pickle sets an item of what is no dictionary")
     for key, value in pairs:
-        if not isinstance(key, str | int | float | None):
-            raise ValueError("a dictionary key is neither text nor a number")
-        target[key] = value
+        if isinstance(key, str):
+            target[key] = value
 
 
-def _storage(kind, storage_type, key, location, count, view=None):
-    if (
-        kind != "storage"
-        or not isinstance(storage_type, _StorageType)
-        or not isinstance(key, str)
-        or view is not None
-    ):
-        raise ValueError("its pickle refers to what is no tensor storage")
-    return _Storage(storage_type, key)
+def _call(function, arguments):
+    """Makes what a state dict needs, and a placeholder for all else."""
+    if isinstance(function, _Global | _Object):
+        return _Object(function.kind)
+    if not isinstance(function, types.FunctionType):
+        raise ValueError("its pickle calls what is no function")
+    if not isinstance(arguments, tuple) or len(arguments) > _MAX_ARGUMENTS:
+        raise ValueError("its pickle calls a function with no arguments of it")
+    return function(*arguments)
+
+
+def _persistent(reference):
+    """Follows a reference out of the pickle: to a storage, or to a class."""
+    match reference:
+        case ("storage", _StorageType() as kind, str(key), _, _) | (
+            "storage",
+            _StorageType() as kind,
+            str(key),
+            _,
+            _,
+            None,
+        ):
+            return _Storage(kind, key)
+        case ("storage", _Global(kind), *_):
+            return _Object(f"torch._utils._rebuild_tensor of {kind}")
+        case ("module", _Global() as function, *_):
+            return function
+    raise ValueError("its pickle refers to what is no tensor storage")
 
 
 def _rebuild_tensor(storage, offset, size, stride, *_):
+    if isinstance(storage, _Object):
+        return storage
     if not isinstance(storage, _Storage):
         raise ValueError("a tensor has no storage")
     return _Tensor(storage, offset, size, stride)
@@ -324,18 +502,23 @@ def _rebuild_parameter(tensor, *_):
     return tensor
 
 
+def _rebuild_from_type(function, kind, arguments, *_):
+    """Makes the tensor of a `torch.nn.Buffer`, or of another subclass."""
+    if function is _rebuild_tensor or function is _rebuild_parameter:
+        return _call(function, arguments)
+    return _Object("torch._tensor._rebuild_from_type_v2")
+
+
 def _ordered_dict(*pairs):
     # Python 2 wrote the pairs as one argument. The list is emptied, so that
     # a short pickle cannot copy one long list many times.
     result = {}
     for items in pairs:
-        _update(result, _list(items))
+        if not isinstance(items, list):
+            raise ValueError("a dictionary is made of what is no list")
+        _update(result, items)
         items.clear()
     return result
-
-
-def _namespace():
-    """Stands for the command line in checkpoints of training scripts."""
 
 
 _GLOBALS = {
@@ -343,7 +526,10 @@ _GLOBALS = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
-    "argparse.Namespace": _namespace,
+    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+    "torch._tensor._rebuild_from_type": _rebuild_from_type,
+    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
+    "torch.storage.UntypedStorage": _StorageType("u1"),
 } | {
     f"{module}.{name}Storage": _StorageType(*arguments)
     for module in ("torch", "torch.cuda")
@@ -358,6 +544,11 @@ _GLOBALS = {
         ("Char", "i1"),
         ("Byte", "u1"),
         ("Bool", "?"),
+        ("ComplexFloat", "<c8"),
+        ("ComplexDouble", "<c16"),
+        ("QInt8", "i1"),
+        ("QUInt8", "u1"),
+        ("QInt32", "<i4"),
     )
 }
 
@@ -365,7 +556,6 @@ _GLOBALS = {
 def _find(module, name):
     if not isinstance(module, str) or not isinstance(name, str):
         raise ValueError("its pickle names what is no text")
-    qualified = f"{module}.{name}"
-    if qualified not in _GLOBALS:
-        raise ValueError(f"{qualified[:80]!r} is no part of a state dict")
-    return _GLOBALS[qualified]
+    # Shortened, as a pickle can join two long texts any number of times.
+    kind = f"{module[:200]}.{name[:200]}"
+    return _GLOBALS.get(kind) or _Global(kind)

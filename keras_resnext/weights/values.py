@@ -1,0 +1,76 @@
+"""Checks that the arrays of a file can be the weights of a model."""
+
+import re
+import warnings
+
+import keras
+import ml_dtypes  # noqa: F401 (tells NumPy of bfloat16)
+import numpy as np
+
+from keras_resnext.weights.torch_files import printable
+
+# What the names of a network's layers begin with, ours and PyTorch's.
+_BACKBONE = re.compile(r"(?:conv|bn|layer)\d")
+
+
+def without_top(arrays):
+    """Leaves out the classifier, whatever its name, and what else is no layer.
+
+    Args:
+        arrays: dictionary from `layer/variable` to array.
+
+    Returns:
+        The arrays of the convolutions and normalisations. A warning names the
+        others, unless they are those of the layer `predictions`.
+    """
+    left_out = [
+        name
+        for name in arrays
+        if not _BACKBONE.match(name) and not name.startswith("predictions/")
+    ]
+    if left_out:
+        names = ", ".join(map(printable, left_out[:5]))
+        warnings.warn(
+            f"Left out, as the network has no top: {len(left_out)} arrays of "
+            f"the file ({names}).",
+            stacklevel=2,
+        )
+    return {n: a for n, a in arrays.items() if _BACKBONE.match(n)}
+
+
+def faults(arrays, variables):
+    """Compares what a file holds with what a model needs.
+
+    Args:
+        arrays: dictionary from `layer/variable` to array.
+        variables: dictionary from `layer/variable` to Keras variable.
+
+    Returns:
+        List of a text for each fault: names that are missing or too many,
+        other shapes, and numbers that are not floating-point, not finite in
+        the type of the variable, or negative variances.
+    """
+    missing, extra = variables.keys() - arrays, arrays.keys() - variables
+    found = [f"missing: {name}" for name in sorted(missing)]
+    found += [f"unexpected: {printable(name)}" for name in sorted(extra)]
+    for name in sorted(arrays.keys() & variables):
+        if fault := _fault(name, arrays[name], variables[name]):
+            found.append(fault)
+    return found
+
+
+def _fault(name, array, variable):
+    required = tuple(variable.shape)
+    if array.shape != required:
+        received = printable(str(array.shape))
+        return f"shape of {name}: {received}, not {required}"
+    if array.dtype.kind != "f":
+        return f"not floating-point: {name}, but {array.dtype}"
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    with np.errstate(over="ignore"):
+        array = array.astype(dtype, copy=False)
+    if not np.isfinite(array).all():
+        return f"not finite: {name}, as {dtype}"
+    if name.endswith("/moving_variance") and (array < 0).any():
+        return f"negative: {name}"
+    return None
