@@ -29,7 +29,6 @@ turns in one process. Takes one and ten minutes on two cores: Keras's side is
 that slow.
 """
 
-import argparse
 import concurrent.futures
 import dataclasses
 import os
@@ -56,6 +55,7 @@ from benchmarks.compare import (
 )
 from benchmarks.growth import SERIES, growth
 from common import files
+from keras_resnext.commands import console
 
 
 def milliseconds(function):
@@ -276,9 +276,7 @@ def write_threads(path, facts, columns):
 
 def parse_arguments():
     """Returns the command line's options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = console.Parser(description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def add(verb, parents=()):
@@ -288,16 +286,22 @@ def parse_arguments():
         one.set_defaults(verb=verb)
         return one
 
-    files = argparse.ArgumentParser(add_help=False)
+    files = console.Parser(add_help=False)
     files.add_argument(
         "--out", type=pathlib.Path, default="runs/benchmark", help="folder"
     )
-    files.add_argument("--rounds", type=int, default=5, help="turns of each")
-    net = argparse.ArgumentParser(add_help=False)
-    net.add_argument("--network", default="resnext50_32x4d")
-    net.add_argument("--side", type=int, default=224, help="pixels")
+    whole = console.POSITIVE
+    files.add_argument("--rounds", type=whole, default=5, help="turns of each")
+    net = console.Parser(add_help=False)
     net.add_argument(
-        "--seconds", type=float, default=0.5, help="of a turn, or one call"
+        "--network", default="resnext50_32x4d", help="architecture"
+    )
+    net.add_argument("--side", type=console.SIDE, default=224, help="pixels")
+    net.add_argument(
+        "--seconds",
+        type=console.SECONDS,
+        default=0.5,
+        help="of a turn, or one call",
     )
     add(layer)
     add(step)
@@ -309,28 +313,50 @@ def parse_arguments():
         (gpu, either, [1, 32, 256], 128, 25),
     ):
         one = add(verb, [files, net])
-        one.add_argument("--groups", type=int, help="if other than its")
-        one.add_argument("--width-per-group", type=int, help="as --groups")
-        one.add_argument("--batches", type=int, nargs="+", default=batches)
+        one.add_argument("--groups", type=whole, help="if other than its")
+        one.add_argument("--width-per-group", type=whole, help="as --groups")
         one.add_argument(
-            "--train-batch", type=int, default=train_batch, help="or 0: none"
+            "--batches",
+            type=whole,
+            nargs="+",
+            default=batches,
+            help="pictures in a batch",
         )
         one.add_argument(
-            "--steps", type=int, default=steps, help="in a call of training"
+            "--train-batch",
+            type=console.COUNT,
+            default=train_batch,
+            help="the same in training, or 0: none",
+        )
+        one.add_argument(
+            "--steps", type=whole, default=steps, help="in a call of training"
         )
         _add_only(one, everyone)
     _add_only(add(threads, [files, net]), contenders.threads())
     one = add(growth, [files])
     for option, values in SERIES.items():
-        one.add_argument(f"--{option}", type=int, nargs="*", default=values)
+        one.add_argument(
+            f"--{option}",
+            type=whole,
+            nargs="*",
+            default=values,
+            help="to measure",
+        )
     return parser.parse_args()
 
 
 def _add_only(parser, everyone):
     keys = dict.fromkeys(c.key for c in everyone)
-    parser.add_argument("--only", nargs="+", choices=keys, metavar="KEY")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=keys,
+        metavar="KEY",
+        help=f"of {', '.join(keys)} (default: all)",
+    )
 
 
+@console.plain_errors()
 def main():
     """Runs the measurement that the command line names."""
     arguments = parse_arguments()
@@ -342,8 +368,6 @@ def main():
             "GB do for all of `compare`. Received: the end of a process. "
             "Choose fewer with --only, or smaller --batches."
         )
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -17,14 +17,12 @@ measured among all outputs of the network, and among those of these classes.
 Writes into --out: result.json, result.md (rows for a table) and confusion.png.
 """
 
-import argparse
 import dataclasses
 import importlib.metadata
 import json
 import os
 import pathlib
 import re
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -33,7 +31,7 @@ import numpy as np
 
 import keras_resnext
 from common import data, files, pictures
-from keras_resnext.commands import networks
+from keras_resnext.commands import console, networks
 
 HEADER = """
 | network | weights | data | images | among classes | top-1, % | top-5, % |
@@ -43,30 +41,27 @@ HEADER = """
 
 def parse_arguments():
     """Returns the command line's options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = console.Parser(description=__doc__)
+    add = parser.add_argument
     networks.add_arguments(parser)
-    parser.add_argument("--resize", type=int, help="pixels, if other than its")
-    parser.add_argument("--crop", type=int, help="pixels, if other than its")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--data-dir", help="where TFDS data are prepared")
-    parser.add_argument(
-        "--holdout",
-        type=float,
-        default=0.2,
-        help="share of data without a test part, as in training; 1 for all",
+    for name in ("--resize", "--crop"):
+        add(
+            name,
+            type=console.SIDE,
+            help="pixels (default: the checkpoint's)",
+        )
+    data.add_arguments(parser)
+    add(
+        "--batch-size",
+        type=console.POSITIVE,
+        default=64,
+        help="pictures that are computed at once",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of that share")
-    parser.add_argument(
-        "--on-corrupt",
-        choices=["skip", "fail"],
-        default="skip",
-        help="whether to report pictures that can't be read, or to stop",
-    )
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument(
-        "--out", type=pathlib.Path, default=pathlib.Path("runs/evaluate")
+    add(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("runs/evaluate"),
+        help="folder to write to",
     )
     return parser.parse_args()
 
@@ -80,7 +75,9 @@ def load_model(args):
             "and tag, after whose preprocessing it was trained, such as "
             "resnext50_32x4d/imagenet1k_v1 or resnext29/cifar10."
         )
-    return networks.load(args, args.resize, args.crop)
+    model, row = networks.load(args, args.resize, args.crop)
+    networks.require_classifier(model, row)
+    return model, row
 
 
 def load_pictures(args):
@@ -191,7 +188,7 @@ def table(args, result):
 
 def write(args, result, labels, predictions, classes):
     """Writes the result's files."""
-    with pictures.writing(args.out):
+    with files.writing(args.out):
         text = json.dumps(result, indent=2)
         files.write(args.out / "result.json", text)
         files.write(args.out / "result.md", table(args, result))
@@ -199,37 +196,35 @@ def write(args, result, labels, predictions, classes):
             path = args.out / "confusion.png"
             pictures.confusion(labels, predictions, classes, path)
         except ImportError as error:  # the numbers count without it, too
-            print(f"No confusion.png: {error}. Run `pip install '.[train]'`.")
+            print(f'No confusion.png: {error}. Run `pip install ".[train]"`.')
 
 
+@console.plain_errors()
 def main():
     """Measures, prints a table and writes the files."""
     args = parse_arguments()
-    try:
-        split = load_pictures(args)
-        model, row = load_model(args)
-        result, labels, predictions = evaluate(
-            model,
-            split,
-            keras_resnext.eval_transform(row),
-            args.batch_size,
-            args.on_corrupt,
-        )
-        result |= {
-            "options": {k: str(v) for k, v in vars(args).items()},
-            "preprocessing": dataclasses.asdict(row),
-            "versions": {
-                name: importlib.metadata.version(name)
-                for name in ("keras", keras.backend.backend())
-            },
-        }
-        print(HEADER + table(args, result), end="")
-        names = networks.names_of(args, split.classes, model.output_shape[-1])
-        outputs = outputs_of(split.classes, len(names))
-        names = [names[i] for i in outputs]
-        write(args, result, labels, predictions, names)
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(str(error))
+    split = load_pictures(args)
+    model, row = load_model(args)
+    result, labels, predictions = evaluate(
+        model,
+        split,
+        keras_resnext.eval_transform(row),
+        args.batch_size,
+        args.on_corrupt,
+    )
+    result |= {
+        "options": {k: str(v) for k, v in vars(args).items()},
+        "preprocessing": dataclasses.asdict(row),
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("keras", keras.backend.backend())
+        },
+    }
+    print(HEADER + table(args, result), end="")
+    names = networks.names_of(args, split.classes, model.output_shape[-1])
+    outputs = outputs_of(split.classes, len(names))
+    names = [names[i] for i in outputs]
+    write(args, result, labels, predictions, names)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ predicted class; confusion.png; and training.png if train.py's log.csv lies
 beside the network.
 """
 
-import argparse
 import base64
 import contextlib
 import csv
@@ -39,7 +38,7 @@ import numpy as np
 import evaluate
 import keras_resnext
 from common import data, files, pictures
-from keras_resnext.commands import networks
+from keras_resnext.commands import console, networks
 from training import report
 
 CAPTIONS = {
@@ -52,20 +51,28 @@ CAPTIONS = {
 
 def parse_arguments():
     """Returns the command line's options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = console.Parser(description=__doc__)
+    add = parser.add_argument
     networks.add_arguments(parser)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--data-dir", help="where TFDS data are prepared")
-    parser.add_argument("--holdout", type=float, default=0.2)
-    parser.add_argument("--seed", type=int, default=0, help="of the holdout")
-    parser.add_argument("--on-corrupt", choices=["skip", "fail"])
-    parser.add_argument("--out", required=True, type=pathlib.Path)
-    parser.add_argument("--size", type=int, help="of the pictures, in pixels")
-    parser.add_argument("--count", type=int, default=12, help="on a page")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.set_defaults(on_corrupt="skip")
+    data.add_arguments(parser)
+    add("--out", required=True, type=pathlib.Path, help="folder to write to")
+    add(
+        "--size",
+        type=console.SIDE,
+        help="of the pictures, in pixels (default: the network's)",
+    )
+    add(
+        "--count",
+        type=console.POSITIVE,
+        default=12,
+        help="pictures on a page",
+    )
+    add(
+        "--batch-size",
+        type=console.POSITIVE,
+        default=64,
+        help="pictures that are computed at once",
+    )
     return parser.parse_args()
 
 
@@ -76,6 +83,7 @@ def load_model(args):
         ValueError: If neither the network nor --size tell the pictures' size.
     """
     model, row = networks.load(args, args.size, args.size)
+    networks.require_classifier(model, row)
     if row is None:
         size = args.size or model.input_shape[1]
         if size is None:
@@ -255,7 +263,7 @@ def explain(args, test):
     names = networks.names_of(args, test.classes, model.output_shape[-1])
     scores, kept = predict(model, test.images, transform, args)
     labels, best = outputs[test.labels[kept]], scores.argmax(-1)
-    with pictures.writing(args.out):
+    with files.writing(args.out):
         for page, chosen in pages(labels, scores, args.count).items():
             draw_predictions(
                 model,
@@ -281,16 +289,14 @@ def explain(args, test):
     return title
 
 
+@console.plain_errors()
 def main():
     """Writes the page, and prints where it is."""
     args = parse_arguments()
-    try:
-        _, test = data.load(
-            args.data, args.data_dir, args.holdout, args.seed, args.on_corrupt
-        )
-        title = explain(args, test)
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(str(error))
+    _, test = data.load(
+        args.data, args.data_dir, args.holdout, args.seed, args.on_corrupt
+    )
+    title = explain(args, test)
     print(title)
     print(f"Page: {args.out / 'explain.html'}")
 

@@ -10,7 +10,6 @@ Prints a line for each picture: its name and its best classes, or why it could
 not be read or decoded; the exit status is 1 if there was such a picture.
 """
 
-import argparse
 import base64
 import pathlib
 import sys
@@ -18,22 +17,38 @@ import sys
 import requests
 from tqdm import tqdm
 
+from keras_resnext.commands import console
+
 SIGNATURE = "serving_bytes"
 
 
 def parse_arguments():
     """Returns the command line's options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = console.Parser(description=__doc__)
+    parser.add_argument(
+        "pictures", nargs="+", type=pathlib.Path, help="files or folders"
     )
-    parser.add_argument("pictures", nargs="+", type=pathlib.Path)
-    parser.add_argument("--model", required=True, help="its name there")
+    parser.add_argument("--model", required=True, help="its name on the server")
     server = parser.add_mutually_exclusive_group()
-    server.add_argument("--rest", default="http://localhost:8501")
-    server.add_argument("--grpc", help="host and port, by default 8500")
+    server.add_argument(
+        "--rest", default="http://localhost:8501", help="URL of the server"
+    )
+    server.add_argument(
+        "--grpc", help="its host and port, as localhost:8500 (default: REST)"
+    )
     # A batch of full-size photographs stays far below gRPC's limit.
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds")
+    parser.add_argument(
+        "--batch-size",
+        type=console.POSITIVE,
+        default=8,
+        help="pictures in a request",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=console.SECONDS,
+        default=60.0,
+        help="seconds to wait for an answer",
+    )
     return parser.parse_args()
 
 
@@ -55,9 +70,19 @@ def rest(url, model, timeout):
             if not response.ok:
                 sys.exit(f"{response.status_code} from {url}: {response.text}")
             answers = response.json()["predictions"]
-        except (requests.RequestException, KeyError, TypeError) as error:
-            sys.exit(f"{type(error).__name__} from {url}: {error}")
-        return [(a["labels"], a["scores"], a["errors"]) for a in answers]
+            return [(a["labels"], a["scores"], a["errors"]) for a in answers]
+        except requests.RequestException as error:
+            raise OSError(
+                "A server that answers is required. Received: "
+                f"--rest={url} ({type(error).__name__}: {error}). Start it, "
+                "or check the address and --timeout."
+            ) from error
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"A model with the signature {SIGNATURE} is required. "
+                f"Received: another answer from {url} ({error!r}). Check "
+                "--model and --rest."
+            ) from error
 
     return ask
 
@@ -88,10 +113,13 @@ def grpc(target, model, timeout):
             outputs = stub.Predict(request, timeout).outputs
         except grpc.RpcError as error:
             sys.exit(f"{error.code().name} from {target}: {error.details()}")
-        labels, scores, errors = (
-            tf.make_ndarray(outputs[name])
-            for name in ("labels", "scores", "errors")
-        )
+        names = ("labels", "scores", "errors")
+        if not outputs.keys() >= set(names):
+            raise ValueError(
+                f"A model with the signature {SIGNATURE} is required. "
+                f"Received: another answer from {target}. Check --model."
+            )
+        labels, scores, errors = (tf.make_ndarray(outputs[n]) for n in names)
         texts = [[label.decode("utf-8") for label in row] for row in labels]
         errors = [error.decode("utf-8") for error in errors]
         return list(zip(texts, scores, errors, strict=True))
@@ -129,6 +157,7 @@ def read(paths):
     return found
 
 
+@console.plain_errors()
 def main():
     """Classifies the pictures, a batch at a time."""
     arguments = parse_arguments()
@@ -144,6 +173,12 @@ def main():
             pictures = read(batch)
             broken += len(batch) - len(pictures)
             answers = ask(list(pictures.values())) if pictures else []
+            if len(answers) != len(pictures):
+                raise ValueError(
+                    "A server that answers for each picture is required. "
+                    f"Received: {len(answers)} answers for {len(pictures)} "
+                    f"pictures from {server}. Check --model."
+                )
             for path, (labels, scores, error) in zip(
                 pictures, answers, strict=True
             ):

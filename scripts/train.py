@@ -36,6 +36,7 @@ from keras import ops
 import keras_resnext
 from common import data, files
 from keras_resnext import transfer
+from keras_resnext.commands import console
 from keras_resnext.registry import ARCHITECTURES
 from training import batches, distribute, recipes, report, resume
 
@@ -44,24 +45,49 @@ _MOMENTUM = 0.9
 
 def parse_arguments():
     """Returns the command line's options, and the recipe they describe."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = console.Parser(description=__doc__)
     add = parser.add_argument
-    add("--data", required=True, help=".npz, folder or tfds:NAME")
-    add("--data-dir", help="where TensorFlow datasets are prepared")
-    add("--holdout", type=float, default=0.2, help="share to test with")
-    add("--on-corrupt", choices=["skip", "fail"], default="skip")
-    add("--out", required=True, type=pathlib.Path)
-    add("--model", choices=list(ARCHITECTURES), default="resnext29")
-    add("--groups", type=int, help="of resnext29")
-    add("--width-per-group", type=int, help="of resnext29")
-    add("--weights", help="a tag or a file to start from")
-    add("--accept-noncommercial", action="store_true")
-    add("--recipe", choices=list(recipes.RECIPES), default="quick")
-    add("--dtype", default="mixed_bfloat16")
-    add("--seed", type=int, default=0)
-    add("--save-every", type=int, default=500, help="steps")
+    data.add_arguments(parser)
+    add("--out", required=True, type=pathlib.Path, help="folder to write to")
+    add(
+        "--model",
+        choices=list(ARCHITECTURES),
+        default="resnext29",
+        metavar="NAME",
+        help="architecture, as `python -m keras_resnext list` names it",
+    )
+    for name in ("--groups", "--width-per-group"):
+        add(
+            name,
+            type=console.POSITIVE,
+            help="of resnext29 (default: the paper's)",
+        )
+    add(
+        "--weights",
+        help="a tag or a file to start from (default: random numbers)",
+    )
+    add(
+        "--accept-noncommercial",
+        action="store_true",
+        help="take weights whose licence forbids commercial use",
+    )
+    add(
+        "--recipe",
+        choices=list(recipes.RECIPES),
+        default="quick",
+        help="how to train",
+    )
+    add(
+        "--dtype",
+        default="mixed_bfloat16",
+        help="type of the numbers to compute with, a Keras policy",
+    )
+    add(
+        "--save-every",
+        type=console.POSITIVE,
+        default=500,
+        help="steps between two states on disk",
+    )
     add(
         "--strategy",
         choices=distribute.STRATEGIES,
@@ -74,9 +100,18 @@ def parse_arguments():
         default=True,
         help="the same weights in each run, which costs time on a GPU",
     )
-    group = parser.add_argument_group("fields of the recipe")
+    group = parser.add_argument_group(
+        "fields of the recipe, which replace the recipe's own"
+    )
+    meaning = recipes.descriptions()
     for field in dataclasses.fields(recipes.Recipe)[1:]:
-        group.add_argument(f"--{field.name.replace('_', '-')}", **_kind(field))
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            help=f"{meaning[field.name]}\n(default: the recipe's)".replace(
+                "%", "%%"
+            ),
+            **_kind(field),
+        )
     args = parser.parse_args()
     fields = {f.name for f in dataclasses.fields(recipes.Recipe)[1:]}
     given = {
@@ -96,11 +131,9 @@ def _kind(field):
         return {"action": argparse.BooleanOptionalAction, "default": None}
     if field.name in recipes.CHOICES:
         return {"choices": recipes.CHOICES[field.name]}
-    if isinstance(field.type, types.UnionType):  # of None and one more
-        return {"type": field.type.__args__[0]}
-    if field.type in (int, float, str):
-        return {"type": field.type}
-    return {"type": field.type.__args__[0], "nargs": "+"}
+    kind = {"type": recipes.NUMBERS.get(field.name, str)}
+    several = isinstance(field.type, types.GenericAlias)  # a tuple
+    return kind | ({"nargs": "+"} if several else {})
 
 
 def configure(args):
@@ -458,38 +491,37 @@ def describe(args, recipe, train, test):
     return json.loads(json.dumps(options))  # tuples turn into lists
 
 
+@console.plain_errors()
 def main():
     """Trains, measures the test accuracy and writes the results."""
     args, recipe = parse_arguments()
-    try:
-        report.require_packages()
-        configure(args)
-        strategy = distribute.choose(args.strategy)
-        train, test = data.load(
-            *(args.data, args.data_dir, args.holdout, args.seed),
-            args.on_corrupt,
+    report.require_packages()
+    files.require_writable(args.out)
+    configure(args)
+    strategy = distribute.choose(args.strategy)
+    train, test = data.load(
+        *(args.data, args.data_dir, args.holdout, args.seed),
+        args.on_corrupt,
+    )
+    data.require_trainable(train, test)
+    if len(train.labels) < recipe.batch_size:
+        raise ValueError(
+            "A batch must not have more pictures than there are to train "
+            f"with. Received: --batch-size {recipe.batch_size} with "
+            f"{len(train.labels)} pictures. Make it smaller."
         )
-        data.require_trainable(train, test)
-        if len(train.labels) < recipe.batch_size:
-            raise ValueError(
-                "A batch must not have more pictures than there are to train "
-                f"with. Received: --batch-size {recipe.batch_size} with "
-                f"{len(train.labels)} pictures. Make it smaller."
-            )
-        if recipe.batch_size % strategy.replicas:
-            raise ValueError(
-                "Each device must get as many pictures of a batch. Received: "
-                f"--batch-size {recipe.batch_size} for {strategy.replicas} "
-                "devices. Pass a multiple of their number."
-            )
-        with strategy.scope():
-            network = build(args, recipe, len(train.classes))
-            # What is wrong with these shows before anything is written.
-            freeze(network, recipe.freeze)
-            make_optimizer(recipe, len(train.labels))
-        run = resume.Run(args.out, describe(args, recipe, train, test))
-    except (OSError, ValueError, ImportError) as error:
-        sys.exit(str(error))
+    if recipe.batch_size % strategy.replicas:
+        raise ValueError(
+            "Each device must get as many pictures of a batch. Received: "
+            f"--batch-size {recipe.batch_size} for {strategy.replicas} "
+            "devices. Pass a multiple of their number."
+        )
+    with strategy.scope():
+        network = build(args, recipe, len(train.classes))
+        # What is wrong with these shows before anything is written.
+        freeze(network, recipe.freeze)
+        make_optimizer(recipe, len(train.labels))
+    run = resume.Run(args.out, describe(args, recipe, train, test))
     if strategy.worker:  # All read the state above, and the chief writes.
         scratch = tempfile.TemporaryDirectory()
         args.out = pathlib.Path(scratch.name)

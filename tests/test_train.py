@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 
 import keras_resnext
 import train
-from common import data
+from common import data, files
 from keras_resnext.registry import IMAGENET_MEAN, IMAGENET_STD
 from training import augment, batches, distribute, recipes, report, resume
 
@@ -1032,8 +1032,8 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         file.write(b"half")
         raise OSError("disk full")
 
-    resume.write(tmp_path / "file", "old")
+    files.write(tmp_path / "file", "old")
     with pytest.raises(OSError, match="disk full"):
-        resume.write(tmp_path / "file", fail)
+        files.write(tmp_path / "file", fail)
     assert (tmp_path / "file").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_resnext import preprocessing, resnext, weights
-from keras_resnext.commands import random_weights
+from keras_resnext.commands import console, random_weights
 from keras_resnext.export.formats import PICTURES
 from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, Checkpoint
 
@@ -23,8 +23,16 @@ def add_arguments(parser):
     add = parser.add_argument
     add("model", help="an architecture, or a .keras file")
     add("--weights", default="imagenet", help="a tag, a file, or random")
-    add("--accept-noncommercial", action="store_true")
-    add("--classes", type=int, help="in a file of weights")
+    add(
+        "--accept-noncommercial",
+        action="store_true",
+        help="take weights whose licence forbids commercial use",
+    )
+    add(
+        "--classes",
+        type=console.POSITIVE,
+        help="in a file of weights (default: the architecture's)",
+    )
     add(
         "--checkpoint",
         help="whose preprocessing a file's network gets, as\n"
@@ -53,7 +61,7 @@ def load(args, resize=None, crop=None):
         sizes = {"resize": resize, "crop": crop}
         row = dataclasses.replace(row, **{k: v for k, v in sizes.items() if v})
     if file is not None and file.suffix == ".keras":
-        return keras.models.load_model(file, compile=False), row
+        return load_keras(file), row
     architecture = ARCHITECTURES[args.model]
     random = args.weights == "random"
     if random:
@@ -69,6 +77,57 @@ def load(args, resize=None, crop=None):
         images = np.stack([transform(picture) for picture in PICTURES])
         random_weights.fill(model, images)
     return model, row
+
+
+def load_keras(file):
+    """Returns the network of a .keras file, which may be anybody's.
+
+    Raises:
+        ValueError: If it cannot be read.
+        OSError: If there is no such file.
+    """
+    with open(file, "rb"):  # says why, if it cannot be
+        pass
+    try:
+        return keras.models.load_model(file, compile=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # Keras raises a dozen different ones.
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            "A .keras file that Keras can load is required. Received: "
+            f"{file} ({reason}). Write it again, or pass another one."
+        ) from error
+
+
+def require_classifier(model, row):
+    """Checks that a network takes RGB pictures and gives a score a class.
+
+    Args:
+        model: What was loaded, which may be anybody's.
+        row: The `Checkpoint` whose preprocessing its pictures get, or `None`.
+
+    Raises:
+        ValueError: If it does not, or takes pictures of another size.
+    """
+    inputs = getattr(model, "input_shape", None)
+    outputs = getattr(model, "output_shape", None)
+    if not all(isinstance(shape, tuple) for shape in (inputs, outputs)) or (
+        (len(inputs), inputs[-1], len(outputs)) != (4, 3, 2)
+        or outputs[1] is None
+    ):
+        raise ValueError(
+            "A network that takes RGB pictures and gives one score for each "
+            f"class is required. Received: {model.name} with inputs of "
+            f"{inputs} and outputs of {outputs}. Pass another one."
+        )
+    sides = inputs[1:3]
+    if row is not None and any(s not in (None, row.crop) for s in sides):
+        raise ValueError(
+            "Pictures must have the size that the network takes. Received: "
+            f"{row.crop} pixels for {sides[0]}x{sides[1]}. Pass --crop "
+            f"{sides[0]} (--size in explain.py), or another --checkpoint."
+        )
 
 
 def find(args):

@@ -20,10 +20,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from keras_resnext.commands import console
+
 _NPZ = ("x_train", "y_train", "x_test", "y_test")
 _TEST_FOLDERS = ("val", "validation", "test")
 # A prepared set of pictures of many sizes is held in memory up to here.
 _MOST_BYTES = 4 << 30
+_MOST_CLASSES = 100_000  # ImageNet-21k has 21,841
 _WORTH_REMEMBERING = 10_000  # pictures newly found sound; fewer take seconds
 
 
@@ -42,6 +45,35 @@ class Split:
     images: Sequence
     labels: np.ndarray
     classes: list[str]
+
+
+def add_arguments(parser):
+    """Adds the options that `load` needs."""
+    add = parser.add_argument
+    add("--data", required=True, help=".npz, folder or tfds:NAME")
+    add(
+        "--data-dir",
+        help="where TensorFlow datasets are prepared\n"
+        "(default: ~/tensorflow_datasets)",
+    )
+    add(
+        "--holdout",
+        type=console.SHARE,
+        default=0.2,
+        help="share to test with, of data without a test part; 1 for all",
+    )
+    add(
+        "--seed",
+        type=console.SEED,
+        default=0,
+        help="of all that is random, that share included",
+    )
+    add(
+        "--on-corrupt",
+        choices=["skip", "fail"],
+        default="skip",
+        help="whether to report pictures that cannot be read, or to stop",
+    )
 
 
 def load(source, data_dir=None, holdout=0.2, seed=0, on_corrupt="skip"):
@@ -114,41 +146,62 @@ def _load_npz(path):
             f"{path}, which is neither. Check the path, or write one with "
             "numpy.savez."
         )
-    with np.load(path) as file:
-        missing = sorted(set(_NPZ) - set(file))
-        if missing:
-            raise ValueError(
-                f"--data must hold {', '.join(_NPZ)}. Received: {path} "
-                f"without {', '.join(missing)}. Write them with numpy.savez."
-            )
-        arrays = {name: file[name] for name in _NPZ}
-    count = 0
-    for part in ("train", "test"):
-        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"].ravel()
-        if images.dtype != "uint8" or images.shape[3:] != (3,):
-            raise ValueError(
-                f"x_{part} must be uint8 of the shape (count, height, width, "
-                f"3). Received: {images.dtype} of {images.shape} in {path}. "
-                "Convert it to RGB values of 0..255."
-            )
-        whole = np.issubdtype(labels.dtype, np.integer)
-        if (
-            not whole
-            or len(labels) != len(images)
-            or min(labels, default=0) < 0
-        ):
-            raise ValueError(
-                f"y_{part} must hold an integer from 0 for each image. "
-                f"Received: {len(labels)} of {labels.dtype} for {len(images)} "
-                f"images in {path}. Number the classes from 0."
-            )
-        arrays[f"y_{part}"] = labels.astype("int64")
-        count = max(count, 1 + max(labels, default=-1))
+    try:
+        with np.load(path) as file:
+            missing = sorted(set(_NPZ) - set(file))
+            arrays = {name: file[name] for name in _NPZ if name in file}
+    except MemoryError:
+        raise
+    except Exception as error:  # of zipfile, zlib, NumPy, and the system
+        raise ValueError(
+            "--data must be an .npz file that can be read. Received: "
+            f"{path} ({error}). Write it again with numpy.savez."
+        ) from error
+    if missing:
+        raise ValueError(
+            f"--data must hold {', '.join(_NPZ)}. Received: {path} "
+            f"without {', '.join(missing)}. Write them with numpy.savez."
+        )
+    parts = [
+        (_images(path, f"x_{part}", arrays), _labels(path, part, arrays))
+        for part in ("train", "test")
+    ]
+    count = max(1 + int(labels.max(initial=-1)) for _, labels in parts)
     classes = [str(i) for i in range(count)]
-    return (
-        Split(arrays["x_train"], arrays["y_train"], classes),
-        Split(arrays["x_test"], arrays["y_test"], classes),
-    )
+    return tuple(Split(*pair, classes) for pair in parts)
+
+
+def _images(path, name, arrays):
+    """Returns the pictures of one part, if they are such."""
+    images = arrays[name]
+    shaped = images.ndim == 4 and images.shape[3] == 3
+    if images.dtype != "uint8" or not shaped or 0 in images.shape[1:]:
+        raise ValueError(
+            f"{name} must be uint8 of the shape (count, height, width, "
+            f"3). Received: {images.dtype} of {images.shape} in {path}. "
+            "Convert it to RGB values of 0..255."
+        )
+    return images
+
+
+def _labels(path, part, arrays):
+    """Returns the labels of one part, int64, if they are such."""
+    labels, count = arrays[f"y_{part}"].ravel(), len(arrays[f"x_{part}"])
+    whole = np.issubdtype(labels.dtype, np.integer)
+    if not whole or len(labels) != count or labels.min(initial=0) < 0:
+        raise ValueError(
+            f"y_{part} must hold an integer from 0 for each image. "
+            f"Received: {len(labels)} of {labels.dtype} for {count} "
+            f"images in {path}. Number the classes from 0."
+        )
+    most = int(labels.max(initial=0))  # of unsigned ones, too
+    if most >= _MOST_CLASSES:
+        raise ValueError(
+            f"y_{part} must number at most {_MOST_CLASSES:,} classes. "
+            f"Received: {most} in {path}. Number the classes from 0, without "
+            "gaps."
+        )
+    return labels.astype("int64")
 
 
 def _load_folder(path, holdout, seed, on_corrupt):
@@ -246,7 +299,7 @@ def _corrupt(folder, files):
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     home = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
     memory = home / "keras_resnext" / f"sound-{name}.json"
-    known = json.loads(memory.read_text()) if memory.exists() else {}
+    known = _recall(memory)
     new = [
         file
         for file, (path, mark) in zip(files, marks.items(), strict=True)
@@ -268,6 +321,14 @@ def _corrupt(folder, files):
             del marks[str(file.relative_to(folder))]
         _remember(memory, marks)
     return corrupt
+
+
+def _recall(path):
+    """Returns what was found sound before; nothing, if that is damaged."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, TypeError, ValueError):
+        return {}
 
 
 def _remember(path, marks):
@@ -317,7 +378,8 @@ def _load_tfds(name, data_dir, holdout):
     except ImportError as error:
         raise ImportError(
             "tfds:NAME needs tensorflow-datasets and TensorFlow. Received: "
-            f"{error}. Install them, or pass an .npz file or a folder."
+            f'{error}. Run `pip install ".[train]"` in a checkout, or pass an '
+            ".npz file or a folder."
         ) from error
     try:
         builder = tfds.builder(name, data_dir=data_dir)

@@ -1,7 +1,26 @@
 """Writes files, whole or not at all."""
 
+import contextlib
 import os
 import pathlib
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yields a path to write to, which then takes the place of another.
+
+    What a `with` statement that fails has written is removed.
+
+    Args:
+        path: Path of the file that is to appear; the other ends alike.
+    """
+    path = pathlib.Path(path)
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write(path, content):
@@ -11,13 +30,49 @@ def write(path, content):
         path: Path of the file.
         content: Text, or a function that writes into an open binary file.
     """
-    part = pathlib.Path(f"{path}.part")
+    with replacing(path) as part, open(part, "wb") as file:
+        if callable(content):
+            content(file)
+        else:
+            file.write(content.encode())
+
+
+def require_writable(folder):
+    """Checks that a folder is there or can be made, before any work is done.
+
+    Raises:
+        OSError: If it cannot; the message is for users.
+    """
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        reason = f"{place} is no folder"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        reason = f"{place} must not be written to"
+    else:
+        return
+    raise OSError(
+        "--out must be a folder that can be written and has room. Received: "
+        f"{folder} ({reason}). Choose another one."
+    )
+
+
+@contextlib.contextmanager
+def writing(folder):
+    """Makes a folder for what is written inside of the `with` statement.
+
+    Raises:
+        OSError: If that cannot be written; the message is for users.
+    """
     try:
-        with open(part, "wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content.encode())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.strerror is None:  # a sentence of our own
+            raise
+        raise OSError(
+            "--out must be a folder that can be written and has room. "
+            f"Received: {folder} ({error.strerror}). Choose another one, or "
+            "make room."
+        ) from error

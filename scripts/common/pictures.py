@@ -3,8 +3,6 @@
 Needs matplotlib and scikit-learn: `pip install ".[examples]"`.
 """
 
-import contextlib
-
 from common import files
 
 # Up to so many classes, numbers and names stay readable.
@@ -96,24 +94,6 @@ def overlays(examples, title, path):
             extent=(0, width, height, 0),
         )
     save(figure, path)
-
-
-@contextlib.contextmanager
-def writing(folder):
-    """Makes a folder for what is written inside of the `with` statement.
-
-    Raises:
-        OSError: If that cannot be written; the message is for users.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise OSError(
-            "--out must be a folder that can be written and has room. "
-            f"Received: {folder} ({error.strerror or error}). Choose another "
-            "one, or make room."
-        ) from error
 
 
 def pyplot():

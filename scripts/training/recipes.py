@@ -7,6 +7,10 @@ value: `--epochs 30`, `--no-flip`, `--sizes 160`.
 """
 
 import dataclasses
+import inspect
+import re
+
+from keras_resnext.commands.console import COUNT, POSITIVE, SHARE, SIDE, Number
 
 _PAPER = "https://arxiv.org/abs/1611.05431"
 _PAPER_CODE = "https://github.com/facebookresearch/ResNeXt"
@@ -102,6 +106,43 @@ CHOICES = {
     "crop": ("pad", "reflect", "resized", "fit"),
     "augment": ("none", "trivial", "rand"),
 }
+
+# Which numbers a field may be; each one, if it has several.
+_BELOW_1 = Number(float, 0, 1, open="most")
+_FROM_0 = Number(float, 0)
+NUMBERS = {
+    "epochs": POSITIVE,
+    "batch_size": POSITIVE,
+    "accumulate": POSITIVE,
+    "learning_rate": Number(float, 0, open="least"),
+    "milestones": SHARE,
+    "warm_up": _BELOW_1,
+    "weight_decay": _FROM_0,
+    "ema": _BELOW_1,
+    "label_smoothing": _BELOW_1,
+    "sizes": SIDE,
+    "test_size": SIDE,
+    "test_resize": SIDE,
+    "magnitude": Number(float, 0, 10),
+    "mixup": _FROM_0,
+    "cutmix": _FROM_0,
+    "erasing": SHARE,
+    "stochastic_depth": _BELOW_1,
+    "dropout": _BELOW_1,
+    "unfreeze_epochs": COUNT,
+    "unfreeze_lr": Number(float, 0, open="least"),
+}
+
+
+def descriptions():
+    """Returns what each field of a recipe means, from `Recipe`'s own text."""
+    text = inspect.cleandoc(Recipe.__doc__).partition("Attributes:\n")[2]
+    pairs = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
+    return {
+        name: re.sub(r"\s*\n\s+", "\n", words.rstrip("."))
+        for name, words in pairs
+    }
+
 
 RECIPES = {
     # For two CPU cores: few epochs, most of them on shrunken pictures, which

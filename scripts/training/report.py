@@ -25,7 +25,7 @@ def require_packages():
         if importlib.util.find_spec(name) is None:
             raise ImportError(
                 "A training needs tensorboard and matplotlib. Received: no "
-                f'{name}. Run `pip install "keras_resnext[train]"`.'
+                f'{name}. Run `pip install ".[train]"` in a checkout.'
             )
 
 

@@ -1,13 +1,19 @@
 """Keeps a training's place on disk, so that it survives `kill -9`."""
 
 import json
-import zipfile
 
 import keras
 import numpy as np
 from keras import ops
 
 from common import files
+
+_FIELDS = {
+    **dict.fromkeys(("phase", "epoch", "step"), int),
+    **dict.fromkeys(("seconds", "waited"), (int, float)),
+    "rows": list,
+    "options": dict,
+}
 
 
 class Run:
@@ -39,14 +45,7 @@ class Run:
         self.rows, self.arrays = [], None
         if not self.path.exists():
             return
-        if not zipfile.is_zipfile(self.path):
-            raise ValueError(
-                "A training goes on from its own state. Received: "
-                f"{self.path}, which is none. Pass another --out."
-            )
-        with np.load(self.path) as file:
-            about = json.loads(str(file["about"]))
-            self.arrays = [file[str(i)] for i in range(len(file.files) - 1)]
+        about, self.arrays = _read(self.path)
         earlier = about.pop("options")
         changed = [
             f"{name} was {earlier.get(name)!r} and is {options.get(name)!r}"
@@ -66,7 +65,18 @@ class Run:
         self.arrays = [ops.convert_to_numpy(v).copy() for v in variables]
 
     def restore(self, variables):
-        """Gives the variables the values in `arrays`."""
+        """Gives the variables the values in `arrays`.
+
+        Raises:
+            ValueError: If these are the values of other variables.
+        """
+        shapes = [array.shape for array in self.arrays]
+        if shapes != [tuple(variable.shape) for variable in variables]:
+            raise ValueError(
+                "A training goes on from its own state. Received: "
+                f"{self.path}, which is that of another network. Pass another "
+                "--out, or remove the file to begin anew."
+            )
         for variable, array in zip(variables, self.arrays, strict=True):
             variable.assign(array)
 
@@ -76,18 +86,32 @@ class Run:
         Args:
             **now: Attributes with another value on disk than here.
         """
-        about = {
-            name: now.get(name, getattr(self, name))
-            for name in (
-                *("phase", "epoch", "step", "seconds", "waited"),
-                *("rows", "options"),
-            )
-        }
+        about = {name: now.get(name, getattr(self, name)) for name in _FIELDS}
         arrays = {str(i): array for i, array in enumerate(self.arrays)}
         files.write(
             self.path,
             lambda file: np.savez(file, about=json.dumps(about), **arrays),
         )
+
+
+def _read(path):
+    """Returns what a state is about, and the values of all variables."""
+    try:
+        with np.load(path) as file:
+            about = json.loads(str(file["about"]))
+            arrays = [file[str(i)] for i in range(len(file.files) - 1)]
+        for name, kind in _FIELDS.items():
+            if not isinstance(about[name], kind):
+                raise TypeError(f"{name} is {about[name]!r}")
+        return {name: about[name] for name in _FIELDS}, arrays
+    except MemoryError:
+        raise
+    except Exception as error:  # of zipfile, zlib, NumPy, JSON, the system
+        raise ValueError(
+            "A training goes on from its own state. Received: "
+            f"{path}, which is none ({error}). Pass another --out, or remove "
+            "the file to begin anew."
+        ) from error
 
 
 class Saver(keras.callbacks.Callback):

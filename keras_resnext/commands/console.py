@@ -1,0 +1,172 @@
+"""What all commands have in common: help, numbers, and how they end.
+
+    parser = console.Parser(description=__doc__)
+    parser.add_argument("--batch-size", type=console.POSITIVE, default=8)
+
+    @console.plain_errors()
+    def main(): ...
+
+Standard library only, so that a command's help comes at once.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import math
+import os
+import re
+import sys
+
+
+class _Help(argparse.RawTextHelpFormatter):
+    """Keeps the description's lines, and tells every option's default."""
+
+    def _get_help_string(self, action):
+        text = action.help or ""
+        named = action.option_strings and action.nargs != 0
+        if isinstance(action, argparse.BooleanOptionalAction):
+            named = True
+        if not named or action.default in (None, argparse.SUPPRESS):
+            return text
+        return f"{text} (default: {_spelt(action.default)})"
+
+
+def _spelt(default):
+    """Returns a default as it would be typed."""
+    if default is True or default is False:
+        return "yes" if default else "no"
+    if isinstance(default, (list, tuple)):
+        default = " ".join(map(str, default))
+    return str(default).replace("%", "%%")
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads a command line; what is wrong with it is said in one sentence."""
+
+    def __init__(self, **options):
+        """Takes what `argparse.ArgumentParser` takes."""
+        super().__init__(**({"formatter_class": _Help} | options))
+
+    def error(self, message):
+        """Ends the process with status 2."""
+        end = "" if message.endswith(".") else "."
+        self.exit(
+            2, f"{self.prog}: error: {message}{end} See {self.prog} --help.\n"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """Type of an option that takes a number, for `add_argument(type=…)`.
+
+    Attributes:
+        kind: `int` or `float`.
+        least: The least number that is allowed.
+        most: The greatest one.
+        open: Whether these two are themselves excluded, as `"least"`,
+            `"most"` or `"both"`.
+    """
+
+    kind: type = int
+    least: float = 1
+    most: float = math.inf
+    open: str = ""
+
+    def __call__(self, text):
+        """Returns the number that a text stands for.
+
+        Raises:
+            argparse.ArgumentTypeError: If it stands for none of these.
+        """
+        try:
+            value = self.kind(text)
+            inside = self.least <= value <= self.most and math.isfinite(value)
+        except (ValueError, OverflowError):
+            inside = False
+        if inside and self.open in ("least", "both"):
+            inside = value > self.least
+        if inside and self.open in ("most", "both"):
+            inside = value < self.most
+        if not inside:
+            raise argparse.ArgumentTypeError(
+                f"must be {self}. Received: {text[:40]!r}."
+            )
+        return value
+
+    def __str__(self):
+        """Returns what is allowed, in words."""
+        words = ["an integer" if self.kind is int else "a number"]
+        above = self.open in ("least", "both")
+        words.append(f"{'above' if above else 'from'} {self.least:,}")
+        if self.most < math.inf:
+            below = self.open in ("most", "both")
+            words.append(f"{'to below' if below else 'to'} {self.most:,}")
+        return " ".join(words)
+
+
+POSITIVE = Number(int, 1, 2**31 - 1)
+COUNT = Number(int, 0, 2**31 - 1)
+SEED = Number(int, 0, 2**32 - 1)
+SIDE = Number(int, 1, 8192)  # of a picture, in pixels
+SECONDS = Number(float, 0, 1e6, open="least")
+SHARE = Number(float, 0, 1)
+
+
+@contextlib.contextmanager
+def plain_errors(status=1):
+    """Ends a command in one sentence where a person can mend what is wrong.
+
+    That is bad input, files that cannot be read or written, a package that is
+    missing, too little memory, and Ctrl-C, whose status is 130. All else is a
+    fault of the program and keeps its traceback. `python -X dev` shows every
+    traceback.
+
+    Args:
+        status: Exit status of all but Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _end("Interrupted.", 130)
+    except BrokenPipeError:  # as with `| head`
+        # Python flushes at its end, which would complain once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(status)
+    except Exception as error:
+        text = sentence(error)
+        if text is None:
+            raise
+        _end(text, status)
+
+
+def sentence(error):
+    """Returns what an error says to a person, or `None` for program faults."""
+    tf = sys.modules.get("tensorflow")
+    if isinstance(error, MemoryError):
+        return (
+            "Memory is required for all that was asked for. Received: "
+            f"{error or 'too little of it'}. Ask for smaller pictures or "
+            "batches, or take a larger machine."
+        )
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            "Files must be there, with the rights to use them, and room on "
+            f"the disk. Received: {error.filename or 'a file'} "
+            f"({error.strerror}). Check these."
+        )
+    if isinstance(error, (ImportError, OSError, ValueError)):
+        return str(error) or type(error).__name__
+    if tf is not None and isinstance(error, tf.errors.OpError):
+        # A Python function's, with all its traceback behind the first line.
+        text = str(error.message).partition("\n")[0]
+        return re.sub(r"^(?:\{\{.*?\}\} )?(?:\w+Error: )?", "", text)
+    return None
+
+
+def _end(text, status):
+    if sys.flags.dev_mode:
+        raise
+    if status == 1:
+        sys.exit(text)  # which prints it
+    print(text, file=sys.stderr)
+    sys.exit(status)
