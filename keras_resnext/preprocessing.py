@@ -1,5 +1,6 @@
 """Feeds the networks: pixels in, names out."""
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -7,6 +8,7 @@ import io
 import os
 import pathlib
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -14,6 +16,11 @@ from PIL import Image
 
 from keras_resnext import registry
 
+# Of a picture, for all that decode it: phones make 16320 x 12240 pixels.
+MAX_PIXELS = 200_000_000
+# Longer side to shorter one. Resizing makes the latter some hundred pixels.
+MAX_ASPECT = 100
+_OPENING = threading.Lock()  # for Pillow's limit, which all threads share
 _CIFAR10 = (
     "airplane",
     "automobile",
@@ -162,9 +169,11 @@ class EvalTransform:
     Attributes:
         checkpoint: The `keras_resnext.registry.Checkpoint` whose `resize`,
             `crop`, `interpolation`, `mean` and `std` are applied.
+        max_pixels: Greatest number of pixels of a picture.
     """
 
     checkpoint: registry.Checkpoint
+    max_pixels: int = MAX_PIXELS
 
     def __call__(self, image):
         """Decodes, resizes, crops and normalises one picture.
@@ -186,9 +195,9 @@ class EvalTransform:
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If it cannot be decoded, or if an array has another
-                shape or dtype. Inside `dataset.map`, both come out as
-                `tf.errors.OpError`.
+            ValueError: If it cannot be decoded, if it is too large, or if an
+                array has another shape or dtype. Inside `dataset.map`, both
+                come out as `tf.errors.OpError`.
         """
         if not _is_tensorflow(image):
             return self._apply(image)
@@ -205,7 +214,7 @@ class EvalTransform:
 
     def _apply(self, image):
         row = self.checkpoint
-        image = _open(image)
+        image = _open(image, self.max_pixels)
         width, height = image.size
         short = min(width, height)
         image = image.resize(
@@ -220,7 +229,7 @@ class EvalTransform:
         return _normalise(np.asarray(image, "float32"), row.mean, row.std)
 
 
-def eval_transform(checkpoint):
+def eval_transform(checkpoint, max_pixels=MAX_PIXELS):
     """Returns the preprocessing with which a checkpoint was evaluated.
 
     Resizes the shorter side to `checkpoint.resize` pixels with Pillow's
@@ -239,20 +248,31 @@ def eval_transform(checkpoint):
         checkpoint: A `keras_resnext.registry.Checkpoint`, or its architecture
             and tag as `"resnext50_32x4d/imagenet1k_v2"`; the architecture
             alone stands for its `"imagenet"` checkpoint.
+        max_pixels: Greatest number of pixels of a picture, read off its
+            header before it is decoded; each takes about 4 bytes. A picture
+            whose longer side is more than 100 times its shorter one is
+            refused as well, so that none has more than `100 * resize**2`
+            pixels after resizing.
 
     Returns:
         An `EvalTransform`, which maps one picture to a float32 array `(crop,
         crop, 3)`.
 
     Raises:
-        ValueError: If there is no such checkpoint.
+        ValueError: If there is no such checkpoint, or if `max_pixels` is not
+            a positive integer.
     """
+    if not isinstance(max_pixels, int) or max_pixels < 1:
+        raise ValueError(
+            "`max_pixels` must be a positive integer. Received: "
+            f"max_pixels={max_pixels!r}. Leave it out for {MAX_PIXELS:,}."
+        )
     if not isinstance(checkpoint, registry.Checkpoint):
         architecture, _, tag = checkpoint.partition("/")
         checkpoint = registry.resolve(
             architecture, tag or "imagenet", accept_noncommercial=True
         )
-    return EvalTransform(checkpoint)
+    return EvalTransform(checkpoint, max_pixels)
 
 
 def _offset(length, crop):
@@ -278,13 +298,15 @@ def _from_tensorflow(value):
     return value
 
 
-def _open(image):
+def _open(image, max_pixels):
     """Returns a path's, bytes', array's or picture's `PIL.Image` in RGB."""
     if isinstance(image, bytes):
-        return _decode(image, f"{len(image)} bytes")
+        return _decode(image, f"{len(image)} bytes", max_pixels)
     if isinstance(image, (str, os.PathLike)):
-        return _decode(pathlib.Path(image).read_bytes(), repr(str(image)))
+        data = pathlib.Path(image).read_bytes()
+        return _decode(data, repr(str(image)), max_pixels)
     if isinstance(image, Image.Image):
+        _require_size(image.size, "a picture", max_pixels)
         return _to_rgb(image)
     image = _to_numpy(image)
     if image.ndim == 3 and image.shape[2] == 1:
@@ -298,17 +320,52 @@ def _open(image):
             f"image.shape={image.shape}, image.dtype={image.dtype}. Pass one "
             "picture, channels last, with values in 0..255."
         )
+    _require_size(image.shape[1::-1], "an array", max_pixels)
     return _to_rgb(Image.fromarray(image))
 
 
-def _decode(data, name):
+def _decode(data, name, max_pixels):
     try:
-        return _to_rgb(Image.open(io.BytesIO(data)))
+        with _own_limit():  # else Pillow refuses what phones make
+            image = Image.open(io.BytesIO(data))
     except Exception as error:  # Pillow raises a dozen different ones.
+        raise _broken(name, error) from error
+    _require_size(image.size, name, max_pixels)
+    try:
+        return _to_rgb(image)
+    except Exception as error:
+        raise _broken(name, error) from error
+
+
+def _broken(name, error):
+    return ValueError(
+        "A picture that Pillow can decode is required. Received: "
+        f"image={name} ({error}). Replace or remove it."
+    )
+
+
+def _require_size(size, name, max_pixels):
+    """Raises if a picture is too large, or too narrow to be resized."""
+    width, height = size
+    narrow = max(size) > MAX_ASPECT * min(size)
+    if width * height > max_pixels or narrow:
         raise ValueError(
-            "A picture that Pillow can decode is required. Received: "
-            f"image={name} ({error}). Replace or remove it."
-        ) from error
+            f"A picture of at most {max_pixels:,} pixels, the longer side at "
+            f"most {MAX_ASPECT} times the shorter one, is required. Received: "
+            f"image={name} of {width} x {height} pixels. Make it smaller"
+            + ("." if narrow else ", or pass a greater `max_pixels`.")
+        )
+
+
+@contextlib.contextmanager
+def _own_limit():
+    """Lifts Pillow's limit of pixels, while a header is read."""
+    with _OPENING:
+        usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
 
 
 def _to_rgb(image):

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import functools
 import gc
 import http.server
 import importlib.util
@@ -62,7 +63,10 @@ PARAMETERS = [
     "resnext29",
     *(pytest.param(n, marks=pytest.mark.slow) for n in list(NETWORKS)[1:]),
 ]
-BROKEN = "A JPEG, PNG, GIF or BMP picture that can be decoded is required."
+BROKEN = (
+    "A JPEG, PNG, GIF or BMP picture that can be decoded, of at most "
+    "200,000,000 pixels and sides of at most 1 to 100, is required."
+)
 
 
 def row(side, classes):
@@ -507,6 +511,37 @@ def test_broken_pictures_have_their_own_errors(artifact):
     alone = serving.classify(path, [good[0], good[1]])
     assert np.allclose(answer["scores"][[0, 2]], alone["scores"], rtol=1e-4)
     assert (answer["labels"][[0, 2]] == alone["labels"]).all()
+
+
+def test_large_pictures_have_their_own_errors(small, tmp_path):
+    pixels = [tf.io.decode_jpeg(data) for data in jpegs()]
+    limit = max(np.prod(image.shape[:2]).item() for image in pixels)
+    options = {"checkpoint": row(32, 10), "max_pixels": limit}
+    path = export(small, tmp_path, **options).path
+    large = io.BytesIO()
+    Image.new("RGB", (limit // 500, 501)).save(large, "PNG")
+    answer = serving.classify(path, [jpegs()[0], large.getvalue()])
+    fine, error = (e.decode() for e in answer["errors"])
+    assert not fine and f"of at most {limit:,} pixels" in error
+
+
+def test_calibration_skips_what_is_no_picture(small, tmp_path):
+    pytest.importorskip(PACKAGES["litert"], reason="a runtime is missing")
+    pictures = tmp_path / "pictures"
+    shutil.copytree(formats.PICTURES[0].parent, pictures)
+    for name in ("README.md", ".DS_Store"):
+        (pictures / name).write_bytes(b"no picture")
+    export_int8 = functools.partial(export, small, tmp_path / "a", "litert")
+    report = export_int8("int8", calibration=pictures)
+    count = len(files(pictures))
+    (note,) = report.notes
+    assert note.startswith(f"Skipped 2 of {count} files in {pictures}, ")
+    assert ".DS_Store, README.md" in note
+    only = tmp_path / "only"
+    only.mkdir()
+    (only / "README.md").write_text("no picture")
+    with pytest.raises(ValueError, match="must be one picture or more"):
+        export_int8("int8", calibration=only)
 
 
 def test_classes_have_their_names(artifact, network):

@@ -485,3 +485,35 @@ def test_float_pictures_have_no_range():
 def test_arrays_that_are_no_picture(image):
     with pytest.raises(ValueError, match=r"Received: image.shape=\("):
         small()(image)
+
+
+# Limits
+
+
+def test_a_phone_makes_no_bomb(monkeypatch):
+    """Below our limit Pillow's own warnings and errors are lifted."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    small()(encoded(Image.fromarray(random((8, 8, 3)))))
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+@pytest.mark.parametrize(
+    ("side", "message"),
+    [
+        ((9, 8), r"at most 64 pixels.*of 9 x 8 pixels\. .*`max_pixels`"),
+        ((1, 101), r"at most 100 times.*of 1 x 101 pixels\. Make it smaller"),
+    ],
+)
+def test_pictures_that_are_too_large(side, message):
+    transform = eval_transform("resnext50_32x4d", max_pixels=64)
+    image = Image.new("L", side)
+    data = encoded(image)
+    for source in (image, data, np.asarray(image)):
+        with pytest.raises(ValueError, match=message):
+            transform(source)
+
+
+@pytest.mark.parametrize("max_pixels", [0, -1, 1.5, None])
+def test_limits_that_are_none(max_pixels):
+    with pytest.raises(ValueError, match="`max_pixels` must be a positive"):
+        eval_transform("resnext50_32x4d", max_pixels)

@@ -78,6 +78,7 @@ def export(
     calibration=None,
     version=None,
     tolerance=None,
+    max_pixels=preprocessing.MAX_PIXELS,
 ):
     """Writes a model for a runtime, and proves that it runs there.
 
@@ -115,6 +116,9 @@ def export(
         tolerance: Greatest difference from the model's outputs, relative to
             the greatest one, or `None` for that of the precision: 1e-4 for
             float32, 0.02 for float16, 0.1 for bfloat16, 0.5 for int8.
+        max_pixels: Greatest number of pixels of a picture, for `serving_bytes`
+            and `calibration`: see `keras_resnext.eval_transform`. While it is
+            decoded, `serving_bytes` takes 6 bytes for each, of a GIF 9.
 
     Returns:
         A `Report`, which is printed, too.
@@ -130,19 +134,29 @@ def export(
     final = _destination(pathlib.Path(path), format, version)
     row, labels = _classes(model, checkpoint, labels)
     side = _side(model, row)
-    transform = _transform(row, side)
-    samples = _inputs(model, transform, PICTURES, side)
+    transform = _transform(row, side, max_pixels)
+    samples, skipped = _inputs(model, transform, PICTURES, side)
     if calibration is not None:
-        calibration = _inputs(model, transform, calibration, side)
+        calibration, skipped = _inputs(model, transform, calibration, side)
         samples = np.concatenate([samples, calibration[:_COMPARED]])
     dtype = precision if format == "saved_model" else "float32"
     folded = fold(model, dtype)
-    job = Job(folded, precision, side, samples, calibration, row, labels, top)
+    job = Job(
+        folded,
+        precision,
+        side,
+        samples,
+        calibration,
+        row,
+        labels,
+        top,
+        max_pixels,
+    )
     if tolerance is None:
         tolerance = _TOLERANCE[precision]
     with _moved(final) as part:
         with _writing(final):
-            notes = kind.write(job, part) or ()
+            notes = skipped + (kind.write(job, part) or ())
         facts = _compare(kind.load, part, job, model, tolerance)
         if job.checkpoint and format == "saved_model":
             notes += _compare_bytes(part, job, model, transform, tolerance)
@@ -305,29 +319,28 @@ def _side(model, row):
     return row.crop
 
 
-def _transform(row, side):
+def _transform(row, side, max_pixels):
     """Returns the checkpoint's preprocessing, or ImageNet's usual one."""
     if row is None:
         usual = preprocessing.eval_transform("resnext50_32x4d").checkpoint
         row = dataclasses.replace(usual, resize=side, crop=side)
-    return preprocessing.eval_transform(row)
+    return preprocessing.eval_transform(row, max_pixels)
 
 
 def _inputs(model, transform, pictures, side):
-    """Returns pictures as a batch of the model's inputs."""
+    """Returns pictures as a batch of the model's inputs, and notes."""
     _, *shape = model.inputs[0].shape
     height, width, channels = (n or side for n in shape)
-    if isinstance(pictures, (str, os.PathLike)):
-        folder = pathlib.Path(pictures)
-        pictures = sorted(p for p in folder.rglob("*") if p.is_file())
+    notes = ()
     if not isinstance(pictures, np.ndarray):
+        made, notes = _transformed(transform, pictures)
         require(
-            len(pictures) > 0,
+            len(made) > 0,
             "`calibration` must be one picture or more",
             "Check the folder.",
             calibration=pictures,
         )
-        pictures = np.stack([transform(p) for p in pictures])
+        pictures = np.stack(made)
         pictures = pictures[:, :height, :width, np.arange(channels) % 3]
     require(
         pictures.shape[1:] == (height, width, channels),
@@ -335,7 +348,27 @@ def _inputs(model, transform, pictures, side):
         "Pass what `model.predict` takes, or paths of pictures.",
         calibration_shape=pictures.shape,
     )
-    return pictures.astype(model.inputs[0].dtype)
+    return pictures.astype(model.inputs[0].dtype), notes
+
+
+def _transformed(transform, pictures):
+    """Returns pictures' inputs, and a note of what else is in a folder."""
+    if not isinstance(pictures, (str, os.PathLike)):
+        return [transform(picture) for picture in pictures], ()
+    made, skipped = [], []
+    for path in sorted(pathlib.Path(pictures).rglob("*")):
+        if path.is_file():
+            try:
+                made.append(transform(path))
+            except ValueError:  # a README.md, a .DS_Store
+                skipped.append(path.name)
+    if not skipped:
+        return made, ()
+    names = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
+    return made, (
+        f"Skipped {len(skipped)} of {len(made) + len(skipped)} files in "
+        f"{pictures}, which are not pictures that can be decoded: {names}.",
+    )
 
 
 def _files(path):

@@ -31,6 +31,7 @@ class Job:
         checkpoint: Whose preprocessing encoded pictures get, or `None`.
         labels: Names of the classes, or `None`.
         top: Number of classes to return for an encoded picture.
+        max_pixels: Greatest number of pixels of an encoded picture.
     """
 
     model: keras.Model
@@ -41,6 +42,7 @@ class Job:
     checkpoint: registry.Checkpoint | None
     labels: list[str] | None
     top: int
+    max_pixels: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,9 @@ class Format:
 
 
 def _write_saved_model(job, path):
-    serving.save(job.model, path, job.checkpoint, job.labels, job.top)
+    serving.save(
+        job.model, path, job.checkpoint, job.labels, job.top, job.max_pixels
+    )
     requests = {"serving_default": ("images", job.samples[:1])}
     notes = []
     if job.checkpoint is None:

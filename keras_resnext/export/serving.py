@@ -1,8 +1,15 @@
 """Writes SavedModels for TensorFlow Serving."""
 
+from keras_resnext.export.decoding import decode
 from keras_resnext.export.folding import frozen
+from keras_resnext.preprocessing import MAX_ASPECT, MAX_PIXELS
 
-_BROKEN = "A JPEG, PNG, GIF or BMP picture that can be decoded is required."
+_BROKEN = (
+    "A JPEG, PNG, GIF or BMP picture that can be decoded, of at most {:,} "
+    f"pixels and sides of at most 1 to {MAX_ASPECT}, is required."
+)
+# TensorFlow's names of Pillow's filters.
+_KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 _BATCHING = """\
 max_batch_size { value: 32 }
 batch_timeout_micros { value: 2000 }
@@ -11,7 +18,9 @@ num_batch_threads { value: 2 }
 """
 
 
-def save(model, path, checkpoint=None, labels=None, top=5):
+def save(
+    model, path, checkpoint=None, labels=None, top=5, max_pixels=MAX_PIXELS
+):
     """Writes a model as one version of a servable.
 
     Signatures:
@@ -20,7 +29,8 @@ def save(model, path, checkpoint=None, labels=None, top=5):
         `serving_bytes`, only with a checkpoint, takes `pictures`, encoded
         JPEG, PNG, GIF or BMP, `(batch,)`. It returns `labels` and `scores`
         of the best classes, `(batch, top)`, best first, and `errors`,
-        `(batch,)`: empty or, for a picture that cannot be decoded, a
+        `(batch,)`: empty or, for a picture that is too large or cannot be
+        decoded as Pillow does (see `keras_resnext.export.decoding`), a
         sentence; such a picture has empty labels and scores of 0, and the
         others in its batch keep theirs.
 
@@ -32,6 +42,7 @@ def save(model, path, checkpoint=None, labels=None, top=5):
         labels: Names of the classes, with a checkpoint only; they are also
             the asset `labels.txt`.
         top: Number of classes to return for a picture.
+        max_pixels: Greatest number of pixels of a picture.
     """
     import tensorflow as tf
 
@@ -44,12 +55,12 @@ def save(model, path, checkpoint=None, labels=None, top=5):
         file.write_text("".join(f"{label}\n" for label in labels), "utf-8")
         module.labels = tf.saved_model.Asset(str(file))
         signatures["serving_bytes"] = _classifier(
-            run, checkpoint, labels, min(top, len(labels))
+            run, checkpoint, labels, min(top, len(labels)), max_pixels
         )
     tf.saved_model.save(module, str(path), signatures=signatures)
 
 
-def _classifier(run, checkpoint, labels, top):
+def _classifier(run, checkpoint, labels, top, max_pixels):
     """Returns the signature from encoded pictures to the best classes."""
     import tensorflow as tf
 
@@ -59,7 +70,7 @@ def _classifier(run, checkpoint, labels, top):
         # The graph's try statement: what fails to decode is skipped, and
         # the first of what remains is taken.
         decoded = tf.data.Dataset.from_tensors(picture).map(
-            lambda data: (transform(data, checkpoint), True)
+            lambda data: (transform(data, checkpoint, max_pixels), True)
         )
         black = tf.data.Dataset.from_tensors((tf.zeros((side, side, 3)), False))
         return (
@@ -85,13 +96,13 @@ def _classifier(run, checkpoint, labels, top):
         return {
             "labels": tf.where(good_rows, names, ""),
             "scores": tf.where(good_rows, scores, 0.0),
-            "errors": tf.where(good, "", _BROKEN),
+            "errors": tf.where(good, "", _BROKEN.format(max_pixels)),
         }
 
     return serving_bytes
 
 
-def transform(data, checkpoint):
+def transform(data, checkpoint, max_pixels=MAX_PIXELS):
     """Applies a checkpoint's preprocessing to a picture with TensorFlow alone.
 
     What `keras_resnext.eval_transform` does with Pillow, for a graph that has
@@ -100,47 +111,46 @@ def transform(data, checkpoint):
     Args:
         data: Encoded JPEG, PNG, GIF or BMP, a string tensor `()`.
         checkpoint: `keras_resnext.registry.Checkpoint`.
+        max_pixels: Greatest number of pixels of a picture.
 
     Returns:
         float32, `(crop, crop, 3)`, normalised.
 
     Raises:
-        tf.errors.InvalidArgumentError: If the picture cannot be decoded.
+        tf.errors.InvalidArgumentError: If the picture cannot be decoded as
+            Pillow does, or is too large.
     """
     import tensorflow as tf
 
-    pixels = tf.cond(
-        tf.io.is_jpeg(data),
-        # Pillow's accuracy; TensorFlow's default is the fastest one.
-        lambda: tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(data, 3, expand_animations=False),
-    )
-    before = tf.shape(pixels)[:2]
+    pixels = decode(data, max_pixels)
+    crop, before = checkpoint.crop, tf.shape(pixels)[:2]
     size = checkpoint.resize * before // tf.reduce_min(before)
+    # As `eval_transform`: padded with black where it is too small.
+    start = tf.where(
+        size < crop,
+        -((crop - size) // 2),
+        tf.cast(tf.round((size - crop) / 2), tf.int32),
+    )
+    kernel = _KERNELS[checkpoint.interpolation]
     # Width first, then height, and whole numbers after each, like Pillow.
-    for step in (tf.stack([before[0], size[1]]), size):
-        pixels = tf.image.resize(
-            pixels, step, checkpoint.interpolation, antialias=True
-        )
+    # Lying on its side, as the operation begins with the height: nothing
+    # larger than the picture's bytes is made.
+    for axis in (1, 0):
+        pixels = tf.transpose(pixels, (1, 0, 2))
+        pixels = tf.raw_ops.ScaleAndTranslate(
+            images=pixels[tf.newaxis],
+            size=tf.stack([crop, tf.shape(pixels)[1]]),
+            scale=tf.stack(
+                [tf.cast(size[axis] / before[axis], "float32"), 1.0]
+            ),
+            translation=tf.stack([-tf.cast(start[axis], "float32"), 0.0]),
+            kernel_type=kernel,
+            antialias=True,
+        )[0]
         pixels = tf.floor(tf.clip_by_value(pixels, 0.0, 255.0) + 0.5)
-    pixels = _centre(pixels, size, checkpoint.crop)
+    pixels = tf.ensure_shape(pixels, (crop, crop, 3))
     mean, std = (tf.constant(v) for v in (checkpoint.mean, checkpoint.std))
     return (pixels / 255.0 - mean) / std
-
-
-def _centre(pixels, size, crop):
-    """Cuts out the centre, as `eval_transform`: padded where too small."""
-    import tensorflow as tf
-
-    missing = tf.maximum(crop - size, 0)
-    before = missing // 2
-    padding = tf.stack([before, missing - before], axis=1)
-    pixels = tf.pad(pixels, tf.concat([padding, [[0, 0]]], axis=0))
-    extra = tf.cast(tf.maximum(size - crop, 0), tf.float32)
-    top, left = tf.unstack(tf.cast(tf.round(extra / 2), tf.int32))
-    return tf.ensure_shape(
-        pixels[top : top + crop, left : left + crop], (crop, crop, 3)
-    )
 
 
 def classify(path, pictures):
