@@ -534,9 +534,9 @@ def test_calibration_skips_what_is_no_picture(small, tmp_path):
     export_int8 = functools.partial(export, small, tmp_path / "a", "litert")
     report = export_int8("int8", calibration=pictures)
     count = len(files(pictures))
-    (note,) = report.notes
-    assert note.startswith(f"Skipped 2 of {count} files in {pictures}, ")
-    assert ".DS_Store, README.md" in note
+    (note, *_) = report.notes
+    assert note.startswith(f"Skipped 3 of {count} files in {pictures}, ")
+    assert note.endswith(": .DS_Store, README, README.md.")
     only = tmp_path / "only"
     only.mkdir()
     (only / "README.md").write_text("no picture")
