@@ -1,14 +1,22 @@
 """Rebuilds models for inference: normalisation folded into convolutions."""
 
-import keras
-import numpy as np
+import collections
+import functools
 
-from keras_resnext.layers import GroupedConv2D
+import keras
+
+from keras_resnext import copies
+from keras_resnext.arguments import require
+from keras_resnext.layers import BatchNormalization, GroupedConv2D
 
 # Constants make ResNeXt-50 15 to 20 % faster as TensorFlow Serving loads it
 # (47 against 54-57 ms), but take 15 times their size in memory there, and
 # variables 5 times. ResNeXt-101 32x4d is below this limit.
 _MAX_CONSTANTS = 200_000_000  # bytes
+# Exactly these: a class derived from them may compute something else.
+_CONVOLUTIONS = (keras.layers.Conv2D, GroupedConv2D)
+_KERNELS = (*_CONVOLUTIONS, keras.layers.Dense)
+_NORMALISATIONS = (keras.layers.BatchNormalization, BatchNormalization)
 
 
 class _Convolution(GroupedConv2D):
@@ -19,6 +27,8 @@ class _Convolution(GroupedConv2D):
     """
 
     def call(self, inputs):
+        if keras.backend.backend() != "tensorflow":
+            return super().call(inputs)
         import tensorflow as tf
 
         outputs = self._direct(inputs, self.kernel)
@@ -30,58 +40,95 @@ class _Convolution(GroupedConv2D):
 
 
 def fold(model, dtype="float32"):
-    """Rebuilds a model for inference, with new weights.
+    """Rebuilds a model for inference, faster than the model itself.
 
-    Every batch normalisation that alone follows a convolution becomes the
-    convolution's kernel and bias, `kernel * s` and `beta - mean * s` with
+    Every batch normalisation that alone follows a convolution or `Dense`
+    becomes its kernel and bias, `kernel * s` and `beta - mean * s` with
     `s = gamma / sqrt(variance + epsilon)`, computed in float64. Grouped
-    convolutions become TensorFlow's operation, never XLA's.
+    convolutions become TensorFlow's operation, never XLA's. What LoRA has
+    learned is added to the kernels.
+
+        folded = keras_resnext.export.fold(model)
+        scores = folded.predict_on_batch(images)
+
+    Training is dropped: the result is not compiled, `fit` refuses, and its
+    weights are constants from the first prediction on. They are copies,
+    which later training of `model` leaves as they are. Layers of a person's
+    own classes, and those with `adapt`, are used as they are, and shared.
 
     Args:
-        model: Functional or sequential model with one input of channels last
-            and one output. Nested models are rebuilt, too.
+        model: Functional or sequential model, with any layers, operations,
+            inputs and outputs. Models inside are rebuilt, too.
         dtype: Type of feature maps and of the weights that make them; what
             follows the pooling is float32, also of a model of mixed precision.
 
     Returns:
-        A `keras.Model`. In float32 its outputs are those of `model` within
-        1e-5 of the largest.
+        A `keras.Model` of the same inputs and outputs. In float32 its outputs
+        are those of `model` within 1e-5 of the largest.
+
+    Raises:
+        ValueError: If `model` is neither functional nor sequential, or has
+            been quantised by Keras.
     """
-    inputs, outputs = model.inputs[0], model.outputs[0]
-    model = keras.Model(inputs, outputs, name=model.name)
-    folded = _folded(model)
-    skipped = {bn.name for bn in folded.values()}
-
-    def clone(layer):
-        if isinstance(layer, keras.Model):
-            return fold(layer, dtype)
-        config = layer.get_config()
-        maps = len(layer.output.shape) == 4
-        config["dtype"] = dtype if maps else "float32"
-        if not isinstance(layer, keras.layers.Conv2D):
-            return type(layer).from_config(config)
-        kernel, bias = _weights(layer, folded.get(layer.name))
-        config["use_bias"] = bias is not None
-        new = (_Convolution if layer.groups > 1 else type(layer)).from_config(
-            config
-        )
-        new.build(layer.input.shape)
-        new.set_weights([kernel] if bias is None else [kernel, bias])
-        return new
-
-    new = keras.models.clone_model(
-        model,
-        keras.Input(inputs.shape[1:], name="images", dtype=inputs.dtype),
-        clone_function=clone,
-        call_function=lambda layer, x, **options: (
-            x if layer.name in skipped else layer(x, **options)
-        ),
+    require(
+        copies.has_graph(model),
+        "`model` must be a functional or sequential Keras model",
+        "Call a subclassed one on a `keras.Input`, and make a `keras.Model` "
+        "of both.",
+        model=type(model).__name__,
     )
-    filled = keras.layers.Conv2D, keras.Model
-    for layer in new.layers:
-        if layer.weights and not isinstance(layer, filled):
-            layer.set_weights(model.get_layer(layer.name).get_weights())
-    return new
+    quantised = [
+        layer.name
+        for layer in model._flatten_layers()
+        if getattr(layer, "quantization_mode", None)
+    ]
+    require(
+        not quantised,
+        "The model must not have been quantised by Keras",
+        'Use the model before `quantize`; `export` has `precision="int8"`.',
+        layers=quantised,
+    )
+    new = _folded(model, dtype)
+    return _Folded(new.input, new.output, name=new.name)
+
+
+class _Folded(keras.Model):
+    """A model for predictions alone, its weights constants as in a file."""
+
+    def train_step(self, *_):
+        raise ValueError(
+            "A model that can be trained is required, not what `fold` "
+            f"returned. Received: model={self.name!r}. Train the model that "
+            "was folded, and fold it again."
+        )
+
+    def predict_step(self, data, *rest):
+        if keras.backend.backend() != "tensorflow":
+            return super().predict_step(data, *rest)
+        inputs, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        outputs = self._frozen(*keras.tree.flatten(inputs)).values()
+        return keras.tree.pack_sequence_as(self.output, list(outputs))
+
+    @functools.cached_property
+    def _frozen(self):
+        import tensorflow as tf
+
+        with tf.init_scope():  # also while a graph is being traced
+            return frozen(self)
+
+
+def output_names(model):
+    """Names the outputs of a model, in their order.
+
+    Returns:
+        The keys of a dictionary; `outputs` for a single output, and
+        `outputs_0`, `outputs_1`... for several.
+    """
+    prefix = () if isinstance(model.output, dict) else ("outputs",)
+    return [
+        "_".join(map(str, (*prefix, *path)))
+        for path, _ in keras.tree.flatten_with_path(model.output)
+    ]
 
 
 def frozen(model):
@@ -93,8 +140,10 @@ def frozen(model):
         model: What `fold` returned.
 
     Returns:
-        From `images`, as the model takes them, to `{"outputs": float32}`. The
-        weights of a model beyond 200 MB stay variables.
+        From `images`, as the model takes them, to a dictionary by
+        `output_names`, of float32 where the model computes with fractions.
+        Several inputs have the names of the model's. The weights of a model
+        beyond 200 MB stay variables.
     """
     import tensorflow as tf
 
@@ -106,15 +155,19 @@ def frozen(model):
         )
     ]
     size = sum(array.nbytes for group in arrays for array in group)
-    image = model.inputs[0]
+    specs = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in model.inputs]
+    if len(specs) == 1:
+        specs = [tf.TensorSpec(specs[0].shape, specs[0].dtype, "images")]
 
-    @tf.function(
-        input_signature=[tf.TensorSpec(image.shape, image.dtype, "images")]
-    )
-    def run(images):
+    @tf.function(input_signature=specs)
+    def run(*images):
         # A session forgets the shape of what it is fed, and Grappler then
         # cannot tell that both sides of a sum have the same.
-        images = tf.ensure_shape(images, image.shape)
+        images = [
+            tf.ensure_shape(x, spec.shape)
+            for x, spec in zip(images, specs, strict=True)
+        ]
+        images = keras.tree.pack_sequence_as(model.input, images)
         if size > _MAX_CONSTANTS:
             outputs = model(images, training=False)
         else:
@@ -122,41 +175,123 @@ def frozen(model):
             outputs, _ = model.stateless_call(
                 *constants, images, training=False
             )
-        return {"outputs": tf.cast(outputs, tf.float32)}
+        return {
+            name: tf.cast(y, tf.float32) if y.dtype.is_floating else y
+            for name, y in zip(
+                output_names(model), keras.tree.flatten(outputs), strict=True
+            )
+        }
 
     return run
 
 
-def _folded(model):
-    """Returns the layers to fold: a convolution's name to its BN."""
-    found = {}
-    ends = {id(tensor) for tensor in model.outputs}
-    for bn in model.layers:
-        if not isinstance(bn, keras.layers.BatchNormalization):
-            continue
-        conv = bn.input._keras_history.operation
+def _folded(model, dtype):
+    """Rebuilds a model that has a graph."""
+    pairs = _pairs(copies.graph(model))
+    skipped = {id(bn) for bn in pairs.values()}
+
+    def clone(op):
+        if id(op) in skipped:
+            return op
+        if copies.has_graph(op):
+            return _folded(op, dtype)
         if (
-            isinstance(conv, keras.layers.Conv2D)
-            and conv.activation is keras.activations.linear
-            and len(conv._inbound_nodes) == len(conv._outbound_nodes) == 1
-            and id(conv.output) not in ends
-            and bn.axis in (-1, 3)
+            type(op) is keras.layers.TimeDistributed  # hides a whole network
+            and copies.has_graph(op.layer)
         ):
-            found[conv.name] = bn
+            inner = _folded(op.layer, dtype)
+            return keras.layers.TimeDistributed(inner, name=op.name)
+        if not isinstance(op, keras.Layer) or not copies.is_plain(op):
+            return op
+        maps = all(len(x.shape) == 4 for x in keras.tree.flatten(op.output))
+        policy = dtype if maps else "float32"
+        if type(op) in _KERNELS:
+            weights = _weights(op, pairs.get(id(op)))
+            grouped = getattr(op, "groups", 1) > 1
+            return copies.copy(
+                op,
+                weights,
+                kind=_Convolution if grouped else None,
+                use_bias=len(weights) == 2,
+                dtype=policy,
+            )
+        if op.weights or op.dtype_policy.name != policy:
+            return copies.copy(op, dtype=policy)
+        return op
+
+    def call(op, *args, **options):
+        if id(op) in skipped:
+            return _tensors(args, options)[0]
+        return op(*args, **options)
+
+    return copies.rebuild(model, clone, call)
+
+
+def _pairs(graph):
+    """Finds what can be folded: a convolution's `id` to its normalisation."""
+    nodes = [n for level in graph._nodes_by_depth.values() for n in level]
+    calls = collections.defaultdict(set)  # of an operation
+    users = collections.defaultdict(set)  # of a tensor
+    for node in nodes:
+        calls[node.operation].add(node)
+        for tensor in node.input_tensors:
+            users[id(tensor)].add(node)
+    ends = {id(tensor) for tensor in graph.outputs}
+    found = {}
+    for conv in calls:
+        tensors = {id(y) for node in calls[conv] for y in node.outputs}
+        followers = set().union(*(users[tensor] for tensor in tensors))
+        kinds = {node.operation for node in followers}
+        if not (
+            type(conv) in _KERNELS
+            and copies.is_plain(conv)
+            and conv.activation is keras.activations.linear
+            and getattr(conv, "data_format", None) != "channels_first"
+            and len(kinds) == 1
+            and not tensors & ends
+        ):
+            continue
+        (bn,) = kinds
+        if (
+            type(bn) in _NORMALISATIONS
+            and copies.is_plain(bn)
+            and bn.axis in (-1, len(conv.output.shape) - 1)
+            and followers == calls[bn]
+            and all(map(_is_inference, followers))
+        ):
+            found[id(conv)] = bn
     return found
 
 
-def _weights(conv, bn):
-    """Returns the kernel and the bias, or None, of a folded convolution."""
-    kernel = np.asarray(conv.kernel, "float64")
-    bias = np.asarray(conv.bias, "float64") if conv.use_bias else None
+def _is_inference(node):
+    """Tells whether a normalisation was called for its own statistics."""
+    arguments = node.arguments.args, node.arguments.kwargs
+    rest = [x for x in keras.tree.flatten(arguments) if not _is_tensor(x)]
+    return len(_tensors(*arguments)) == 1 and not any(rest)
+
+
+def _is_tensor(x):
+    return isinstance(x, keras.KerasTensor)
+
+
+def _tensors(args, options):
+    return [x for x in keras.tree.flatten((args, options)) if _is_tensor(x)]
+
+
+def _weights(layer, bn):
+    """Returns the kernel and the bias, if any, of a folded layer."""
+    kernel = _array(layer.kernel)
+    bias = _array(layer.bias) if layer.use_bias else None
     if bn is None:
-        return kernel, bias
-    scale = (np.asarray(bn.moving_variance, "float64") + bn.epsilon) ** -0.5
+        return [kernel] if bias is None else [kernel, bias]
+    scale = (_array(bn.moving_variance) + bn.epsilon) ** -0.5
     if bn.scale:
-        scale *= np.asarray(bn.gamma, "float64")
-    shift = (0.0 if bias is None else bias) - np.asarray(bn.moving_mean)
-    bias = shift * scale
+        scale *= _array(bn.gamma)
+    bias = ((0.0 if bias is None else bias) - _array(bn.moving_mean)) * scale
     if bn.center:
-        bias += np.asarray(bn.beta, "float64")
-    return kernel * scale, bias
+        bias += _array(bn.beta)
+    return [kernel * scale, bias]
+
+
+def _array(variable):
+    return keras.ops.convert_to_numpy(variable).astype("float64")
