@@ -1,29 +1,68 @@
 """ResNeXt for Keras 3: exact, fast, with the public weights."""
 
-from keras_resnext import layers, registry, transfer, weights
-from keras_resnext.preprocessing import (
-    decode_predictions,
-    eval_transform,
-    preprocess_input,
-)
-from keras_resnext.resnext import (
-    ResNet18,
-    ResNet34,
-    ResNet50,
-    ResNet101,
-    ResNet152,
-    ResNeXt,
-    ResNeXt29,
-    ResNeXt50,
-    ResNeXt101,
-    ResNeXt101_32x8d,
-    ResNeXt101_32x16d,
-    ResNeXt101_32x32d,
-    ResNeXt101_32x48d,
-    ResNeXt101_64x4d,
-    ResNeXt152,
-    WideResNet50_2,
-    WideResNet101_2,
-)
+import pathlib
+import sys
 
 __version__ = "0.1.0"
+__all__ = [
+    "ResNeXt",
+    "ResNeXt29",
+    "ResNeXt50",
+    "ResNeXt101",
+    "ResNeXt101_32x8d",
+    "ResNeXt101_32x16d",
+    "ResNeXt101_32x32d",
+    "ResNeXt101_32x48d",
+    "ResNeXt101_64x4d",
+    "ResNeXt152",
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "ResNet101",
+    "ResNet152",
+    "WideResNet50_2",
+    "WideResNet101_2",
+    "decode_predictions",
+    "eval_transform",
+    "export",
+    "layers",
+    "preprocess_input",
+    "registry",
+    "transfer",
+    "weights",
+]
+
+# The command line imports what its command needs: `list` is to answer at once,
+# and Keras takes seconds. "-m" is the program's name until its module, which
+# is ours then, has been found.
+if pathlib.Path(*sys.argv[:1]).stem not in ("-m", "keras-resnext"):
+    from keras_resnext import export, layers, registry, transfer, weights
+    from keras_resnext.preprocessing import (
+        decode_predictions,
+        eval_transform,
+        preprocess_input,
+    )
+    from keras_resnext.resnext import (
+        ResNet18,
+        ResNet34,
+        ResNet50,
+        ResNet101,
+        ResNet152,
+        ResNeXt,
+        ResNeXt29,
+        ResNeXt50,
+        ResNeXt101,
+        ResNeXt101_32x8d,
+        ResNeXt101_32x16d,
+        ResNeXt101_32x32d,
+        ResNeXt101_32x48d,
+        ResNeXt101_64x4d,
+        ResNeXt152,
+        WideResNet50_2,
+        WideResNet101_2,
+    )
+
+
+def __dir__():
+    """Returns the public names."""
+    return sorted([*__all__, "__version__"])

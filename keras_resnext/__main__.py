@@ -1,82 +1,53 @@
-"""Prints what exists: `python -m keras_resnext list`."""
+"""The command line: `keras-resnext`, or `python -m keras_resnext`.
 
-import argparse
+Nothing is imported before a command is chosen that needs it: Keras and
+TensorFlow take seconds.
+"""
 
-from keras_resnext import registry
+import importlib
+import os
+import sys
 
-_HEADER = (
-    "architecture",
-    "tag",
-    "parameters",
-    "GMACs",
-    "top-1 / top-5",
-    "licence",
-    "resize/crop",
-)
-_FOOTER = '* is what weights="imagenet" loads.'
+import keras_resnext
+from keras_resnext.commands import arguments, console
 
 
-def rows():
-    """Returns the table's rows, as tuples of strings below the header's.
+def parser():
+    """Returns what reads the command line."""
+    main = console.Parser(
+        prog="keras-resnext",
+        description="ResNeXt for Keras 3: what there is, what pictures show, "
+        "and models for\nother runtimes. `keras-resnext COMMAND --help` says "
+        "more.\n\n    keras-resnext predict cat.jpg",
+    )
+    main.add_argument(
+        "--version",
+        action="version",
+        version=f"keras_resnext {keras_resnext.__version__}",
+    )
+    commands = main.add_subparsers(required=True, metavar="COMMAND")
+    for name, (module, add, text, examples) in arguments.COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.\n\n{examples}",
+        )
+        command.set_defaults(module=f"keras_resnext.commands.{module}")
+        add(command)
+    return main
 
-    Every checkpoint has one, and every architecture that has none.
+
+def main(words=None):
+    """Runs the command line, and returns its exit status.
+
+    Args:
+        words: Of the command line, by default the process's own.
     """
-    table = []
-    for name, net in registry.ARCHITECTURES.items():
-        facts = f"{net.num_params:,}", f"{net.gmacs:.2f}"
-        checkpoints = [
-            row
-            for row in registry.CHECKPOINTS.values()
-            if row.architecture == name
-        ]
-        try:
-            default = registry.resolve(name, "imagenet")
-        except ValueError:
-            default = None
-        table += [
-            (
-                name,
-                row.tag + " *" * (row == default),
-                *facts,
-                f"{row.top1:.3f} / {row.top5:.3f}",
-                row.licence,
-                f"{row.resize}/{row.crop} {row.interpolation}",
-            )
-            for row in checkpoints
-        ] or [(name, "-", *facts, "-", "-", "-")]
-    return table
-
-
-def plain(table):
-    """Returns the table in columns of spaces, one string."""
-    table = [_HEADER, *table]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
-    return "\n".join((*lines, "", _FOOTER))
-
-
-def markdown(table):
-    """Returns the table as docs/weights.md has it, one string."""
-    table = [_HEADER, ["---"] * len(_HEADER), *table]
-    lines = ("| " + " | ".join(row) + " |" for row in table)
-    return "\n".join((*lines, "", _FOOTER)).replace("*", r"\*")
-
-
-def main(arguments=None):
-    """Runs the command line; `arguments` defaults to the process's own."""
-    parser = argparse.ArgumentParser(prog="python -m keras_resnext")
-    commands = parser.add_subparsers(required=True)
-    command = commands.add_parser(
-        "list", help="print the architectures and their checkpoints"
-    )
-    command.add_argument(
-        "--markdown",
-        action="store_true",
-        help="print docs/weights.md's table",
-    )
-    options = parser.parse_args(arguments)
-    print((markdown if options.markdown else plain)(rows()))
+    args = parser().parse_args(words)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with console.plain_errors(2):
+        return importlib.import_module(args.module).run(args)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -31,7 +31,7 @@ import numpy as np
 
 import keras_resnext
 from common import data, files, pictures
-from keras_resnext.commands import console, networks
+from keras_resnext.commands import arguments, console, networks
 
 HEADER = """
 | network | weights | data | images | among classes | top-1, % | top-5, % |
@@ -43,7 +43,7 @@ def parse_arguments():
     """Returns the command line's options."""
     parser = console.Parser(description=__doc__)
     add = parser.add_argument
-    networks.add_arguments(parser)
+    arguments.add_network(parser)
     for name in ("--resize", "--crop"):
         add(
             name,

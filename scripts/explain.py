@@ -38,7 +38,7 @@ import numpy as np
 import evaluate
 import keras_resnext
 from common import data, files, pictures
-from keras_resnext.commands import console, networks
+from keras_resnext.commands import arguments, console, networks
 from training import report
 
 CAPTIONS = {
@@ -53,7 +53,7 @@ def parse_arguments():
     """Returns the command line's options."""
     parser = console.Parser(description=__doc__)
     add = parser.add_argument
-    networks.add_arguments(parser)
+    arguments.add_network(parser)
     data.add_arguments(parser)
     add("--out", required=True, type=pathlib.Path, help="folder to write to")
     add(

@@ -34,7 +34,13 @@ from google.protobuf import (
 from PIL import Image
 
 import keras_resnext
-from keras_resnext.commands import networks, random_weights
+from keras_resnext import __main__ as command_line
+from keras_resnext.commands import (
+    arguments,
+    exporting,
+    networks,
+    random_weights,
+)
 from keras_resnext.export import artifact as module
 from keras_resnext.export import formats, serving
 from keras_resnext.export.folding import fold
@@ -872,27 +878,27 @@ def test_client_of_another_server(monkeypatch, answer):
         thread.join()
 
 
-def test_command_line(small, tmp_path, monkeypatch, capsys):
+def test_command_line(small, tmp_path, capsys):
     small.save(tmp_path / "small.keras")
     (tmp_path / "labels.txt").write_text("\n".join("abcdefghij"))
     command = ["export", str(tmp_path / "small.keras"), "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", command)
-    script("export").main()
+    command_line.main(command)
     out = capsys.readouterr().out
     assert out.startswith(f"{tmp_path / '1'}: TensorFlow {tf.__version__}")
     assert "without the signature serving_bytes" in out
-    with pytest.raises(SystemExit, match="Pass version=2"):
-        script("export").main()
+    with pytest.raises(SystemExit) as end:
+        command_line.main(command)
+    assert end.value.code == 2
+    assert "Pass version=2" in capsys.readouterr().err
 
 
-def test_command_line_takes_what_training_wrote(small, tmp_path, monkeypatch):
+def test_command_line_takes_what_training_wrote(small, tmp_path):
     small.save(tmp_path / "model.keras")
     options = {"test_size": 32, "sizes": [24], "test_resize": None}
     result = {"options": options, "classes": list("abcdefghij")}
     (tmp_path / "result.json").write_text(json.dumps(result))
     command = ["export", str(tmp_path / "model.keras"), "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", command)
-    script("export").main()
+    command_line.main(command)
     answer = serving.classify(tmp_path / "1", jpegs()[:1])
     checkpoint = dataclasses.replace(row(32, 10), resize=32)
     image = eval_transform(checkpoint)(jpegs()[0])
@@ -902,25 +908,22 @@ def test_command_line_takes_what_training_wrote(small, tmp_path, monkeypatch):
     )
 
 
-def test_command_line_writes_all_that_exist(
-    small, tmp_path, monkeypatch, capsys
-):
+def test_command_line_writes_all_that_exist(small, tmp_path, capsys):
     for package in PACKAGES.values():
         pytest.importorskip(package, reason="a runtime is missing")
     small.save(tmp_path / "small.keras")
     out = tmp_path / "out"
     command = ["export", str(tmp_path / "small.keras"), "--out", str(out)]
     command += ["--format", "all", "--precision", "float16", "int8"]
-    monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit, match="Received: --calibration None"):
-        script("export").main()
-    assert not out.exists()
+    with pytest.raises(SystemExit) as end:
+        command_line.main(command)
+    assert end.value.code == 2 and not out.exists()
+    assert "Received: --calibration None" in capsys.readouterr().err
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for picture in formats.PICTURES:
         shutil.copy(picture, pictures)
-    monkeypatch.setattr(sys, "argv", [*command, "--calibration", str(pictures)])
-    script("export").main()
+    command_line.main([*command, "--calibration", str(pictures)])
     assert {path.name for path in out.iterdir()} == {
         "float16",
         "model.float16.onnx",
@@ -941,11 +944,18 @@ def test_command_line_writes_all_that_exist(
 
 
 def test_command_line_names_of_float32_stay():
-    place, out = script("export").place, pathlib.Path("out")
+    place, out = exporting.place, pathlib.Path("out")
     assert place(out, "saved_model", "float32") == out
     assert place(out, "saved_model", "bfloat16") == out / "bfloat16"
     assert place(out, "onnx", "float32") == out / "model.onnx"
     assert place(out, "openvino", "float32") == out / "openvino"
+
+
+def test_command_line_has_every_format_and_precision():
+    assert set(arguments.FILES) == set(formats.FORMATS)
+    kinds = formats.FORMATS.values()
+    precisions = {p for kind in kinds for p in kind.precisions}
+    assert set(arguments.PRECISIONS) == precisions
 
 
 def named(model, **options):

@@ -1,4 +1,4 @@
-"""The package as installed: imports, the list, what it needs."""
+"""The package as installed: what it needs."""
 
 import os
 import subprocess
@@ -33,26 +33,3 @@ scores = model.predict(keras_resnext.preprocess_input(image), verbose=0)
 print(keras_resnext.decode_predictions(scores, top=1)[0][0][0][:7])
 """
     assert python(WITHOUT_TENSORFLOW + code, backend).split()[-1] == "cifar10"
-
-
-def test_list():
-    table = subprocess.run(
-        [sys.executable, "-m", "keras_resnext", "list"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    (row,) = (
-        line
-        for line in table.splitlines()
-        if "resnext50_32x4d" in line and "imagenet1k_v2" in line
-    )
-    for fact in (
-        "25,028,904",
-        "4.23",
-        "81.198",
-        "95.340",
-        "bsd-3-clause",
-        "232/224",
-    ):
-        assert fact in row

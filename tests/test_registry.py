@@ -5,7 +5,6 @@ import string
 
 import pytest
 
-from keras_resnext import __main__ as command
 from keras_resnext import registry
 from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, resolve
 
@@ -326,33 +325,3 @@ def test_packaged_checkpoint():
 def test_imagenet_of_a_cifar_network_names_cifar10():
     with pytest.raises(ValueError, match=r"Pass one of 'cifar10'"):
         resolve("resnext29", "imagenet")
-
-
-@pytest.mark.parametrize("option", [[], ["--markdown"]])
-def test_list_has_a_line_for_everything(option, capsys):
-    command.main(["list", *option])
-    output = capsys.readouterr().out
-    for name, tag in CHECKPOINTS:
-        assert re.search(rf"^(\| )?{name}[ |]+{tag} ", output, re.M)
-    assert re.search(
-        r"resnext152_32x4d[ |]+-[ |]+59,951,400[ |]+11\.71", output
-    )
-    assert re.search(
-        r"resnext50_32x4d[ |]+imagenet1k_v2 \\?\*[ |]+25,028,904[ |]+4\.23[ |]+"
-        r"81\.198 / 95\.340[ |]+bsd-3-clause[ |]+232/224 bilinear",
-        output,
-    )
-
-
-def test_list_marks_what_imagenet_loads(capsys):
-    command.main(["list"])
-    starred = re.findall(r"^(\S+) +(\S+) \* ", capsys.readouterr().out, re.M)
-    assert len(starred) == 11
-    for name, tag in starred:
-        assert resolve(name, "imagenet") is registry.CHECKPOINTS[name, tag]
-
-
-def test_a_command_is_required(capsys):
-    with pytest.raises(SystemExit):
-        command.main([])
-    assert "required" in capsys.readouterr().err

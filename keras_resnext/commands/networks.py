@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_resnext import preprocessing, resnext, weights
-from keras_resnext.commands import console, random_weights
+from keras_resnext.commands import random_weights
 from keras_resnext.export.formats import PICTURES
 from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, Checkpoint
 
@@ -18,33 +18,11 @@ from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, Checkpoint
 USUAL = CHECKPOINTS["resnext50_32x4d", "imagenet1k_v1"]
 
 
-def add_arguments(parser):
-    """Adds the options that `load` needs, and the network itself."""
-    add = parser.add_argument
-    add("model", help="an architecture, or a .keras file")
-    add("--weights", default="imagenet", help="a tag, a file, or random")
-    add(
-        "--accept-noncommercial",
-        action="store_true",
-        help="take weights whose licence forbids commercial use",
-    )
-    add(
-        "--classes",
-        type=console.POSITIVE,
-        help="in a file of weights (default: the architecture's)",
-    )
-    add(
-        "--checkpoint",
-        help="whose preprocessing a file's network gets, as\n"
-        "resnext50_32x4d/imagenet1k_v2; needless beside train.py's result.json",
-    )
-
-
 def load(args, resize=None, crop=None):
     """Returns a network and the preprocessing of its pictures.
 
     Args:
-        args: What `add_arguments` has read.
+        args: What `arguments.add_network` has read.
         resize: Length of the shorter side, or `None` for the checkpoint's.
         crop: Side of what is cut out, or `None` for the checkpoint's.
 
@@ -134,9 +112,17 @@ def find(args):
     """Returns the file of the network or its weights, and the checkpoint.
 
     Either may be `None`: weights with a tag have no file here, and of a file
-    there may be no more to know.
+    there may be no more to know. Without `args.weights`, it gets those that
+    ship with the architecture, or `"imagenet"`.
     """
     name = args.model
+    if args.weights is None:
+        shipped = (
+            row.tag
+            for row in CHECKPOINTS.values()
+            if row.architecture == name and row.file
+        )
+        args.weights = next(shipped, "imagenet")
     if name.endswith(".keras"):
         source = pathlib.Path(name)
     elif name not in ARCHITECTURES:

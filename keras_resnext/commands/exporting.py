@@ -1,0 +1,96 @@
+"""Exports a network to one runtime or all of them, each file proven."""
+
+import itertools
+
+from keras_resnext.commands import networks
+from keras_resnext.commands.arguments import FILES, PRECISIONS
+from keras_resnext.export import export
+from keras_resnext.export.formats import FORMATS
+
+
+def run(args):
+    """Writes every artifact that is asked for, and prints them as a table.
+
+    Raises:
+        ValueError: If there is no such network, or it cannot be written so.
+        OSError: If a file cannot be read or written.
+        ImportError: If a format needs a package that is not installed.
+    """
+    pairs = artifacts(args.format, args.precision, args.calibration)
+    labels = read_labels(args)
+    model, checkpoint = networks.load(args)
+    reports = [
+        export(
+            model,
+            place(args.out, format, precision),
+            format,
+            precision,
+            checkpoint=checkpoint,
+            labels=labels,
+            top=args.top,
+            calibration=args.calibration,
+            version=args.version,
+        )
+        for format, precision in pairs
+    ]
+    print(f"\n{table(model.name, reports)}")
+
+
+def read_labels(args):
+    """Returns the classes' names, or `None` for those of the checkpoint."""
+    if args.labels is not None:
+        return args.labels.read_text("utf-8").splitlines()
+    file, _ = networks.find(args)
+    if file is None or args.checkpoint is not None:
+        return None
+    return networks.trained(file)[1]
+
+
+def artifacts(formats, precisions, calibration):
+    """Returns the pairs of format and precision that are asked for.
+
+    Raises:
+        ValueError: If int8 is among them, and no calibration.
+    """
+    some = "all" in formats or "all" in precisions
+    formats = FILES if "all" in formats else formats
+    precisions = PRECISIONS if "all" in precisions else precisions
+    pairs = [
+        (format, precision)
+        for format, precision in itertools.product(formats, precisions)
+        if not some or precision in FORMATS[format].precisions
+    ]
+    # `export` says so, too, but not before the others are written.
+    if calibration is None and any(p == "int8" for _, p in pairs):
+        raise ValueError(
+            "int8 needs pictures that show the range of every feature map. "
+            "Received: --calibration None. Pass a folder of a hundred "
+            "pictures or more, or name the other precisions."
+        )
+    return pairs
+
+
+def place(out, format, precision):
+    """Returns where an artifact goes; names of float32 do not say so."""
+    path = out / FILES[format]
+    if precision == "float32":
+        return path
+    if format == "saved_model":
+        return path / precision
+    return path.with_name(f"{path.stem}.{precision}{path.suffix}")
+
+
+def table(network, reports):
+    """Returns one Markdown table of `keras_resnext.export.Report`s."""
+    lines = [
+        "| network | runtime | precision | MB | difference | "
+        "same best class | ms a picture |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {network} | {report.runtime} | {report.precision} | "
+        f"{report.size / 1e6:.1f} | {report.max_difference:.1e} | "
+        f"{report.agreement:.1%} | {report.latency:.1f} |"
+        for report in reports
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,162 @@
+"""Says what pictures show: the best classes of each one."""
+
+import csv
+import dataclasses
+import os
+import sys
+from concurrent import futures
+
+import numpy as np
+from tqdm import tqdm
+
+from keras_resnext import preprocessing, registry
+from keras_resnext.commands import networks
+
+
+def run(args):
+    """Prints a row for each picture, and writes them all as CSV if asked to.
+
+    Returns:
+        Exit status: 2 if a picture that is named could not be read, else 0.
+
+    Raises:
+        ValueError: If there is no such network, or no picture can be read.
+        OSError: If a file cannot be read or written.
+    """
+    pictures = find(args.pictures)
+    model, row = networks.load(args)
+    if row is None:
+        row = _usual(args.model, model)
+        print(
+            "Pictures get the preprocessing of ImageNet's weights, "
+            f"{row.resize}/{row.crop} {row.interpolation}, as nothing else is "
+            "known of the file; --checkpoint names another one.",
+            file=sys.stderr,
+        )
+    names = _names(args, model.output_shape[-1])
+    transform = preprocessing.eval_transform(row)
+    width = max(map(len, ["picture", *map(str, pictures)]))
+    print(f"{'picture':{width}}  best guesses")
+    table = []
+    for path, scores in classify(model, transform, pictures, args.batch_size):
+        best = np.argsort(-scores, kind="stable")[: args.top]
+        table.append((path, [(names[i], scores[i]) for i in best]))
+        guesses = ", ".join(f"{n} {_percent(s)}" for n, s in table[-1][1])
+        tqdm.write(f"{path!s:{width}}  {guesses}")
+    if not table:
+        raise ValueError(
+            "One picture or more that can be read is required. Received: "
+            f"{' '.join(map(str, args.pictures))} without any. Check the paths."
+        )
+    if args.csv:
+        _write(args.csv, table)
+    read = {path for path, _ in table}
+    # What else is in a folder may be anything.
+    return 2 if set(pictures) & set(args.pictures) - read else 0
+
+
+def find(paths):
+    """Returns the files that are named, and those in folders, in order."""
+    found = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(
+                file
+                for file in path.rglob("*")
+                if file.is_file() and not file.name.startswith(".")
+            )
+        else:
+            found.append(path)
+    return found
+
+
+def classify(model, transform, pictures, batch_size):
+    """Yields each picture that can be read, and the scores of its classes.
+
+    Those that cannot be read are named on the error stream.
+    """
+    with (
+        futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(pictures), unit="picture", disable=None) as bar,
+    ):
+        for start in range(0, len(pictures), batch_size):
+            batch = pictures[start : start + batch_size]
+            inputs = list(pool.map(_reader(transform), batch))
+            bar.update(len(batch))
+            read = [i for i, array in enumerate(inputs) if array is not None]
+            if read:
+                stack = np.stack([inputs[i] for i in read])
+                scores = np.asarray(model.predict_on_batch(stack), "float32")
+                yield from zip([batch[i] for i in read], scores, strict=True)
+
+
+def _reader(transform):
+    """Returns a function from a path to an input, `None` where it fails."""
+
+    def read(path):
+        try:
+            return transform(path)
+        except (OSError, ValueError) as error:
+            tqdm.write(f"Skipped: {error}", file=sys.stderr)
+            return None
+
+    return read
+
+
+def _usual(name, model):
+    """Returns the preprocessing of a file of which nothing is known."""
+    try:
+        row = registry.resolve(name, "imagenet")
+    except ValueError:
+        row = networks.USUAL
+    side = model.input_shape[1]
+    if side in (None, row.crop):
+        return row
+    return dataclasses.replace(row, resize=side, crop=side)
+
+
+def _names(args, outputs):
+    """Returns the name of each output, of a stranger's file its number."""
+    if args.labels is not None:
+        names = args.labels.read_text("utf-8").splitlines()
+        if len(names) != outputs:
+            raise ValueError(
+                "--labels must name each class on a line of its own. "
+                f"Received: {len(names)} names for {outputs} classes. Check "
+                f"{args.labels}."
+            )
+        return names
+    file, _ = networks.find(args)
+    if file is not None:
+        names = networks.trained(file)[1]
+        if names is not None and len(names) == outputs:
+            return names
+    known = file is None or args.checkpoint is not None or outputs == 1000
+    if not known:
+        return [f"class {i}" for i in range(outputs)]
+    rows = preprocessing.decode_predictions(np.eye(outputs), top=1)
+    return [name for ((_, name, _),) in rows]
+
+
+def _percent(score):
+    """Returns a probability as such; logits stay as they are."""
+    return f"{score:.1%}" if 0 <= score <= 1 else f"{score:.2f}"
+
+
+def _write(path, table):
+    """Writes the table as CSV, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    top = range(1, 1 + len(table[0][1]))
+    try:
+        with open(part, "w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(
+                ["picture"]
+                + [f"{what}_{i}" for i in top for what in ("class", "score")]
+            )
+            for picture, best in table:
+                cells = [cell for n, s in best for cell in (n, f"{s:.6f}")]
+                rows.writerow([picture, *cells])
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,296 @@
+"""The package's own command line."""
+
+import csv
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_resnext
+from keras_resnext.__main__ import main
+from keras_resnext.commands import arguments, listing
+from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, resolve
+
+PICTURES = pathlib.Path(keras_resnext.__file__).with_name("pictures")
+
+
+def run(*words, path=None):
+    """Runs a process of its own; returns its status, output and errors."""
+    where = [path or "", str(PICTURES.parents[1])]
+    result = subprocess.run(
+        [sys.executable, "-m", "keras_resnext", *map(str, words)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, where))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return result.returncode, result.stdout, result.stderr
+
+
+@pytest.fixture
+def without_keras(tmp_path):
+    """A place to search for modules first, in which Keras is broken."""
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "keras.py").write_text("raise SystemExit('Keras was imported')")
+    return str(folder)
+
+
+# --- All commands ------------------------------------------------------------
+
+
+def test_help_has_an_example_of_each_command(capsys):
+    for words in ([], *([name] for name in arguments.COMMANDS)):
+        with pytest.raises(SystemExit) as end:
+            main([*words, "--help"])
+        text = capsys.readouterr().out
+        assert end.value.code == 0
+        assert " ".join(["\n    keras-resnext", *words]) in text
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    version = f"keras_resnext {keras_resnext.__version__}\n"
+    assert capsys.readouterr().out == version
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "required: COMMAND"),
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["list", "--filter", "resnet50", "nonsense"], "--filter must leave"),
+        (["list", "--json", "--markdown"], "not allowed with"),
+        (["predict"], "required: PICTURE"),
+        (["predict", "no.jpg"], "must be a file or folder that is there"),
+        (["predict", ".", "--csv", "a.jpg"], "that ends in .csv"),
+        (["predict", ".", "--csv", "no/a.csv"], "in a folder that is there"),
+        (["predict", ".", "--top", "0"], "must be an integer from 1"),
+        (["export", "resnext29"], "required: --out"),
+        (["export", "resnext29", "--out", "x", "--format", "y"], "choose from"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(words, sentence, without_keras):
+    status, output, errors = run(*words, path=without_keras)
+    assert (status, output) == (2, "")
+    assert sentence in errors
+    assert "Traceback" not in errors and len(errors.splitlines()) == 1
+
+
+# --- list --------------------------------------------------------------------
+
+
+def test_list_needs_no_keras(without_keras):
+    for words in (["list"], ["list", "--json"], ["--version"]):
+        status, output, errors = run(*words, path=without_keras)
+        assert (status, errors) == (0, "") and output
+
+
+@pytest.mark.parametrize("option", [[], ["--markdown"]])
+def test_list_has_a_line_for_everything(option, capsys):
+    main(["list", *option])
+    output = capsys.readouterr().out
+    for name, tag in CHECKPOINTS:
+        assert re.search(rf"^(\| )?{name}[ |]+{tag} ", output, re.M)
+    assert re.search(
+        r"resnext152_32x4d[ |]+-[ |]+59,951,400[ |]+11\.71", output
+    )
+    assert re.search(
+        r"resnext50_32x4d[ |]+imagenet1k_v1 [ |]+25,028,904[ |]+4\.23[ |]+"
+        r"77\.618 / 93\.698[ |]+bsd-3-clause[ |]+256/224 bilinear",
+        output,
+    )
+
+
+def test_list_marks_what_imagenet_loads(capsys):
+    main(["list"])
+    starred = re.findall(r"^(\S+) +(\S+) \* ", capsys.readouterr().out, re.M)
+    with_one = set()
+    for name in ARCHITECTURES:
+        try:
+            with_one.add((name, resolve(name, "imagenet").tag))
+        except ValueError:
+            continue
+    assert set(starred) == with_one and len(starred) == len(with_one) > 10
+
+
+def test_list_as_json(capsys):
+    main(["list", "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["architecture"] for row in rows} == set(ARCHITECTURES)
+    tagged = {(row["architecture"], row["tag"]): row for row in rows}
+    assert {key for key in tagged if key[1]} == set(CHECKPOINTS)
+    row = tagged["resnext50_32x4d", "imagenet1k_v1"]
+    assert row["licence"] == "bsd-3-clause" and row["commercial"]
+    assert (row["num_params"], row["top1"]) == (25_028_904, 77.618)
+    assert row["constructor"] == "ResNeXt50"
+
+
+@pytest.mark.parametrize(
+    ("texts", "names"),
+    [
+        (["64X4D"], {"resnext101_64x4d"}),
+        (["resnext101", "apache"], {"resnext101_32x4d", "resnext101_64x4d"}),
+        (["152*4d"], {"resnext152_32x4d"}),
+    ],
+)
+def test_list_with_a_filter(texts, names, capsys):
+    main(["list", "--json", "--filter", *texts])
+    rows = json.loads(capsys.readouterr().out)
+    assert names <= {row["architecture"] for row in rows}
+    for row in rows:
+        text = " ".join(map(str, row.values())).lower()
+        assert all(t.lower().partition("*")[0] in text for t in texts)
+
+
+def test_docs_have_the_table():
+    docs = PICTURES.parents[1] / "docs" / "weights.md"
+    table = listing.markdown(map(listing.cells, listing.checkpoints()))
+    assert table in docs.read_text("utf-8"), (
+        "Put what `python -m keras_resnext list --markdown` prints there."
+    )
+
+
+# --- predict -----------------------------------------------------------------
+
+
+def rows(output):
+    """Returns `{picture: [(class, percent), …]}` of a printed table."""
+    table = {}
+    for line in output.splitlines()[1:]:
+        picture, guesses = re.split("  +", line)
+        table[picture] = re.findall(r"(\S.*?) ([\d.]+)%(?:, )?", guesses)
+    return table
+
+
+def test_predict_with_the_net_that_ships(tmp_path, capsys):
+    folder = tmp_path / "holidays" / "2026"
+    folder.mkdir(parents=True)
+    shutil.copy(PICTURES / "rocket.jpg", folder)
+    for name in ("README.md", ".DS_Store"):
+        (folder / name).write_text("no picture")
+    cat, out = PICTURES / "chelsea.jpg", tmp_path / "out.csv"
+    words = ["predict", str(cat), str(tmp_path / "holidays")]
+    assert main([*words, "--csv", str(out), "--batch-size", "1"]) == 0
+    output, errors = capsys.readouterr()
+    table = rows(output)
+    assert list(table) == [str(cat), str(folder / "rocket.jpg")]
+    for guesses, name in zip(table.values(), ("cat", "ship"), strict=True):
+        assert guesses[0][0] == name and float(guesses[0][1]) > 80
+        assert len(guesses) == 5
+    assert "README.md" in errors and ".DS_Store" not in errors
+    model = keras_resnext.ResNeXt29(weights="cifar10")
+    transform = keras_resnext.eval_transform("resnext29/cifar10")
+    scores = model(np.stack([transform(path) for path in table]))
+    expected = keras_resnext.decode_predictions(scores, top=5)
+    with open(out, newline="") as file:
+        header, *written = csv.reader(file)
+    assert header[:3] == ["picture", "class_1", "score_1"]
+    assert len(header) == 11
+    for row, picture, best in zip(written, table, expected, strict=True):
+        assert row[0] == picture
+        assert row[1::2] == [name for _, name, _ in best]
+        np.testing.assert_allclose(
+            np.array(row[2::2], float), [s for *_, s in best], atol=1e-5
+        )
+
+
+def test_predict_ends_with_2_where_a_named_picture_is_broken(tmp_path, capsys):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    good = str(PICTURES / "chelsea.jpg")
+    assert main(["predict", good, str(broken)]) == 2
+    output, errors = capsys.readouterr()
+    assert list(rows(output)) == [good]
+    assert "Skipped" in errors and "broken.jpg" in errors
+    out = tmp_path / "out.csv"
+    with pytest.raises(SystemExit) as end:
+        main(["predict", str(tmp_path), "--csv", str(out)])
+    assert end.value.code == 2 and not out.exists()
+    assert "One picture or more that can be read" in capsys.readouterr().err
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A file of a network of a person's own, three classes of one colour."""
+    x = keras.Input((8, 8, 3))
+    y = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(x, keras.layers.Dense(3, activation="softmax")(y))
+    model.set_weights([np.eye(3) * 3, np.zeros(3)])
+    model.save(tmp_path / "own.keras")
+    picture = tmp_path / "green.png"
+    Image.new("RGB", (20, 30), (0, 255, 0)).save(picture)
+    return tmp_path / "own.keras", picture
+
+
+def test_predict_with_an_own_network(own, tmp_path, capsys):
+    network, picture = own
+    words = ["predict", str(picture), "--network", str(network), "--top", "2"]
+    assert main(words) == 0
+    output, errors = capsys.readouterr()
+    assert rows(output)[str(picture)][0][0] == "class 1"
+    assert "8/8 bilinear" in errors  # of which nothing is known
+    labels = tmp_path / "labels.txt"
+    labels.write_text("red\ngreen\nblue\n")
+    assert main([*words, "--labels", str(labels)]) == 0
+    assert rows(capsys.readouterr().out)[str(picture)][0][0] == "green"
+    labels.write_text("red\ngreen\n")
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--labels", str(labels)])
+    assert end.value.code == 2
+    assert "2 names for 3 classes" in capsys.readouterr().err
+    # As train.py writes it.
+    options = {"test_size": 8, "sizes": [8], "test_resize": None}
+    names = ["rouge", "vert", "bleu"]
+    text = json.dumps({"options": options, "classes": names})
+    (tmp_path / "result.json").write_text(text)
+    assert main(words) == 0
+    output, errors = capsys.readouterr()
+    assert rows(output)[str(picture)][0][0] == "vert" and not errors
+
+
+def test_predict_in_a_process_of_its_own(own, tmp_path):
+    network, picture = own
+    status, output, _ = run("predict", picture, "--network", network)
+    assert status == 0 and "class 1" in output
+    status, output, errors = run("predict", picture, "--network", "resnext")
+    assert (status, output) == (2, "")
+    assert "must be a .keras file or an architecture" in errors
+    assert "Traceback" not in errors
+
+
+def test_control_c_ends_with_130(own, monkeypatch, capsys):
+    from keras_resnext.commands import networks
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(networks, "load", interrupt)
+    with pytest.raises(SystemExit) as end:
+        main(["predict", str(own[1])])
+    assert end.value.code == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+# --- The package -------------------------------------------------------------
+
+
+def test_help_and_completion_have_the_public_names():
+    names = set(keras_resnext.__all__)
+    assert len(names) == len(keras_resnext.__all__)
+    for net in ARCHITECTURES.values():
+        assert net.constructor in names
+    assert {"export", "transfer", "weights", "eval_transform"} <= names
+    assert set(dir(keras_resnext)) == names | {"__version__"}
+    for name in names:
+        assert getattr(keras_resnext, name).__doc__
