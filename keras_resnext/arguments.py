@@ -4,9 +4,8 @@ import keras
 import numpy as np
 
 # How much smaller than the image the stem's output is.
-STEM_STRIDE = {"imagenet": 4, "cifar": 1}
+STEM_STRIDE = {"imagenet": 4, "cifar": 1, "deep": 4, "tiered": 4, "legacy": 4}
 BLOCKS = ("basic", "bottleneck")
-_DEFAULT_SIZE = {"imagenet": 224, "cifar": 32}  # pixels
 
 
 def channels_last():
@@ -21,54 +20,73 @@ def require(condition, requirement, advice, **received):
         raise ValueError(f"{requirement}. Received: {name}={value!r}. {advice}")
 
 
-def check_structure(depths, groups, width_per_group, block, stem):
-    """Checks what makes the network; returns its stride, 32 for ImageNet's."""
+def check_structure(row):
+    """Checks an `Architecture`; returns its stride, 32 for ImageNet's."""
     require(
-        block in BLOCKS,
+        row.block in BLOCKS,
         f"`block` must be one of {BLOCKS}",
         "The paper's block is 'bottleneck'.",
-        block=block,
+        block=row.block,
     )
     require(
-        stem in tuple(STEM_STRIDE),
+        row.stem in tuple(STEM_STRIDE),
         f"`stem` must be one of {tuple(STEM_STRIDE)}",
         "Images of about 32x32 pixels want 'cifar'.",
-        stem=stem,
+        stem=row.stem,
     )
     require(
-        np.ndim(depths) == 1
-        and len(depths) > 0
-        and all(map(_positive, depths)),
+        np.ndim(row.depths) == 1
+        and len(row.depths) > 0
+        and all(map(_positive, row.depths)),
         "`depths` must be positive integers, one for each stage",
         "ResNeXt-50 has (3, 4, 6, 3).",
-        depths=depths,
+        depths=row.depths,
     )
     require(
-        _positive(groups),
+        _positive(row.groups),
         "`groups` must be a positive integer",
         "ResNeXt-50 32x4d has 32.",
-        groups=groups,
+        groups=row.groups,
     )
     require(
-        _positive(width_per_group),
+        _positive(row.width_per_group),
         "`width_per_group` must be a positive integer",
         "ResNeXt-50 32x4d has 4.",
-        width_per_group=width_per_group,
+        width_per_group=row.width_per_group,
     )
     require(
-        block != "basic" or (groups, width_per_group) == (1, 64),
+        row.block != "basic" or (row.groups, row.width_per_group) == (1, 64),
         "The basic block takes groups=1 and width_per_group=64 only",
         "Use block='bottleneck' for a grouped network.",
-        groups_and_width_per_group=(groups, width_per_group),
+        groups_and_width_per_group=(row.groups, row.width_per_group),
     )
-    return STEM_STRIDE[stem] << (len(depths) - 1)
+    deep = row.stem in ("deep", "tiered")
+    require(
+        _positive(row.stem_width)
+        and (row.stem_width == 32 or deep)
+        and (row.stem_width % 4 == 0 or row.stem != "tiered"),
+        "`stem_width` must be a positive integer, of a deep stem only, and a "
+        "multiple of 4 if the stem is tiered",
+        "Leave it out for 32.",
+        stem_width=row.stem_width,
+    )
+    for switch in ("squeeze_excite", "average_shortcut", "anti_aliased"):
+        value = getattr(row, switch)
+        require(
+            isinstance(value, bool),
+            f"`{switch}` must be True or False",
+            "Leave it out for False.",
+            **{switch: value},
+        )
+    return STEM_STRIDE[row.stem] << (len(row.depths) - 1)
 
 
-def check_output_stride(output_stride, full, block, stem):
+def check_output_stride(output_stride, full, row):
     """Checks the ratio of the image's size to the last feature map's."""
     allowed, advice = {full}, "The basic block has no dilation."
-    if block == "bottleneck":
-        allowed |= {s for s in (8, 16, 32) if STEM_STRIDE[stem] < s <= full}
+    if row.block == "bottleneck":
+        least = STEM_STRIDE[row.stem]
+        allowed |= {s for s in (8, 16, 32) if least < s <= full}
         advice = "Strides beyond it become dilation."
     require(
         output_stride is None or output_stride in allowed,
@@ -78,11 +96,11 @@ def check_output_stride(output_stride, full, block, stem):
     )
 
 
-def check_input_shape(input_shape, include_top, stem, least, weights):
+def check_input_shape(input_shape, include_top, row, least, stride, weights):
     """Returns the complete shape of one image; `least` is in pixels."""
     last = channels_last()
     if input_shape is None:
-        size = _DEFAULT_SIZE[stem] if include_top else None
+        size = (32 if row.stem == "cifar" else 224) if include_top else None
         input_shape = (size, size, 3) if last else (3, size, size)
     layout = (
         "(height, width, channels)" if last else "(channels, height, width)"
@@ -112,7 +130,26 @@ def check_input_shape(input_shape, include_top, stem, least, weights):
         "Convert the images to RGB, or use weights=None.",
         input_shape=input_shape,
     )
+    require(
+        not row.anti_aliased or all(_halves(s, row.stem, stride) for s in size),
+        "Anti-aliased networks need feature maps of even sides wherever a "
+        "stage halves them",
+        f"Multiples of {least} always fit.",
+        input_shape=input_shape,
+    )
     return tuple(input_shape)
+
+
+def _halves(side, stem, stride):
+    """Tells whether every stage up to a stride gets an even side, or None."""
+    reached = STEM_STRIDE[stem]
+    if side is not None and stem != "cifar":
+        side = (side + 1) // 2 // 2  # the convolution rounds up, pooling down
+    while side is not None and reached < stride:
+        if side % 2:
+            return False
+        side, reached = side // 2, 2 * reached
+    return True
 
 
 def check_rate(name, value):
@@ -156,11 +193,12 @@ def check_top(include_top, pooling, classes, classifier_activation, weights):
         "Put another activation behind a model that returns logits.",
         classifier_activation=classifier_activation,
     )
-    known = getattr(weights, "classes", classes)
+    known = getattr(weights, "classes", None) or classes
     require(
         classes == known,
         f"`classes` must be {known}, as in the checkpoint",
-        "Use include_top=False and add a classifier of your own.",
+        f"Load it with them, and put a classifier of {classes} classes on it: "
+        f"`keras_resnext.transfer.replace_top(model, {classes})`.",
         classes=classes,
     )
 

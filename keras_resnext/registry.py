@@ -1,20 +1,19 @@
 """What exists: the architectures, and the public checkpoints of each.
 
-Two tables and `resolve`, standard library only. Preprocessing and accuracy
-belong to a checkpoint, not to an architecture: one ResNeXt-50 wants 224 pixels
-cut from 232 with bilinear filtering, another one all of 288 with bicubic.
+Two tables and what finds their rows, standard library only. Preprocessing and
+accuracy belong to a checkpoint, not to an architecture: one ResNeXt-50 wants
+224 pixels cut from 232 with bilinear filtering, another one all of 288 with
+bicubic.
 """
 
 import dataclasses
 import functools
 import math
+import re
 
 # Of the red, green and blue channel, for values in 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# What "imagenet" stands for: the first of these that an architecture has.
-_IMAGENET = ("imagenet1k_v2", "imagenet1k_v1", "gluon_in1k")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +22,24 @@ class Architecture:
 
     Attributes:
         name: Its name in torchvision and timm.
-        constructor: Name of the public function that builds it.
+        constructor: Name of the public function that builds it, or `None`
+            for a row of your own, which `keras_resnext.build` builds.
         depths: Number of residual blocks of each stage.
         block: `"bottleneck"` or `"basic"`.
         groups: Number of groups of the 3x3 convolutions, the paper's
             cardinality.
         width_per_group: Channels of one group in the first stage, the paper's
             bottleneck width.
-        stem: `"imagenet"` (7x7 at stride 2, then pooling) or `"cifar"` (3x3).
+        stem: `"imagenet"` (7x7 at stride 2, then pooling), `"legacy"` (the
+            same, pooled without padding), `"deep"` or `"tiered"` (three 3x3,
+            then pooling), or `"cifar"` (3x3).
+        stem_width: Channels of a deep stem's second convolution; the third
+            has twice as many, the first as many, or 3/4 in a tiered stem.
+        squeeze_excite: Whether each block weights its channels by what it
+            computes from their means.
+        average_shortcut: Whether shortcuts are averaged, not strided.
+        anti_aliased: Whether averages stand in place of the strides of 3x3
+            convolutions, and of the stem's maximum.
         num_params: Number of trainable parameters with `classes` outputs.
         gmacs: Multiply-adds of the convolutions and the last layer for one
             image of 224x224 pixels (`"cifar"`: 32x32), in billions. timm
@@ -39,15 +48,19 @@ class Architecture:
     """
 
     name: str
-    constructor: str
+    constructor: str | None
     depths: tuple[int, ...]
     _: dataclasses.KW_ONLY
     block: str = "bottleneck"
     groups: int = 1
     width_per_group: int = 64
     stem: str = "imagenet"
-    num_params: int
-    gmacs: float
+    stem_width: int = 32
+    squeeze_excite: bool = False
+    average_shortcut: bool = False
+    anti_aliased: bool = False
+    num_params: int | None = None
+    gmacs: float | None = None
     classes: int = 1000
 
 
@@ -58,25 +71,35 @@ class Checkpoint:
     Attributes:
         architecture: Key of `ARCHITECTURES`.
         tag: Its name among the architecture's checkpoints, in lower case.
-        url: Where the file is, or `None` for a packaged one.
-        sha256: Of the file: all 64 hexadecimal digits, or the first 8 or more.
-        licence: SPDX identifier in lower case.
+        url: Where the file is, or `None` for a file or the hub.
+        sha256: Of the file at `url` or in the package: all 64 hexadecimal
+            digits, or the first 8 or more.
+        licence: SPDX identifier in lower case, or `"unknown"`.
         source: URL of the page that says how the weights were made.
         resize: Length to which the shorter side is resized, in pixels.
         crop: Side of the square cut from the centre, in pixels.
         interpolation: `"bilinear"` or `"bicubic"`, antialiased.
         mean: Of the three RGB channels, for values in 0..1.
         std: Of the three RGB channels, for values in 0..1.
-        top1: Published accuracy of the first guess with this preprocessing, %.
-        top5: Published accuracy of the first five guesses, %.
+        top1: Published accuracy of the first guess with this preprocessing,
+            %, or `None`.
+        top5: Published accuracy of the first five guesses, %, or `None`.
         classes: Number of classes.
-        file: Name of a packaged file, which then needs no download.
+        file: Name of a packaged file, or path of another one, which then
+            needs no download.
+        hub: Repository on the Hugging Face hub, as `"timm/NAME"` or
+            `"timm/NAME@REVISION"`, if the file comes from there.
+        labels: Names of the classes, or `None` for those of ImageNet and
+            CIFAR-10.
+        crop_mode: What becomes of the picture's proportions: `"center"` cuts
+            off what exceeds the square, `"squash"` makes it a square,
+            `"border"` fills it up to one with the mean colour.
     """
 
     architecture: str
     tag: str
     url: str | None
-    sha256: str
+    sha256: str | None
     licence: str
     source: str
     resize: int
@@ -84,24 +107,32 @@ class Checkpoint:
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
     classes: int = 1000
     file: str | None = None
+    hub: str | None = None
+    labels: tuple[str, ...] | None = None
+    crop_mode: str = "center"
 
     @property
     def commercial(self):
-        """Whether the licence permits commercial use."""
-        return "-nc-" not in self.licence
+        """Whether the licence does not forbid commercial use."""
+        return "nc" not in self.licence.split("-")
 
 
 _SHALLOW, _DEEP, _DEEPEST = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
+_LEAST, _LARGEST = (2, 2, 2, 2), (3, 24, 36, 4)
 _resnet18 = functools.partial(Architecture, block="basic")
 _wide = functools.partial(Architecture, width_per_group=128)
 _resnext = functools.partial(Architecture, groups=32)
+_deep = dict(stem="deep", average_shortcut=True)
+_se = functools.partial(_resnext, width_per_group=4, squeeze_excite=True)
+_se_deep = functools.partial(_se, **_deep)
+_se_wide = functools.partial(_se_deep, width_per_group=8)
 
-# Source: torchvision's metadata; where it has none, computed with the formula
-# of tests/test_registry.py, which reproduces all of torchvision's numbers.
+# Source: torchvision's metadata; where it has none, timm's parameters, and the
+# formula of tests/test_registry.py, which reproduces all numbers of both.
 # fmt: off
 ARCHITECTURES = {row.name: row for row in (
     _resnext("resnext50_32x4d", "ResNeXt50", _SHALLOW,
@@ -134,6 +165,37 @@ ARCHITECTURES = {row.name: row for row in (
           num_params=68_883_240, gmacs=11.398),
     _wide("wide_resnet101_2", "WideResNet101_2", _DEEP,
           num_params=126_886_696, gmacs=22.753),
+    _resnext("resnext50d_32x4d", "ResNeXt50D", _SHALLOW, **_deep,
+             width_per_group=4, num_params=25_048_136, gmacs=4.470),
+    _se_deep("seresnext26d_32x4d", "SEResNeXt26D", _LEAST,
+             num_params=16_809_512, gmacs=2.712),
+    _se_deep("seresnext26t_32x4d", "SEResNeXt26T", _LEAST, stem="tiered",
+             num_params=16_806_976, gmacs=2.680),
+    _se("seresnext50_32x4d", "SEResNeXt50", _SHALLOW,
+        num_params=27_559_896, gmacs=4.233),
+    _se("seresnext101_32x4d", "SEResNeXt101", _DEEP,
+        num_params=48_955_416, gmacs=7.975),
+    _se("seresnext101_32x8d", "SEResNeXt101_32x8d", _DEEP, width_per_group=8,
+        num_params=93_569_048, gmacs=16.419),
+    _se("seresnext101_64x4d", "SEResNeXt101_64x4d", _DEEP, groups=64,
+        num_params=88_232_984, gmacs=15.465),
+    _se_wide("seresnext101d_32x8d", "SEResNeXt101D_32x8d", _DEEP,
+             num_params=93_588_280, gmacs=16.658),
+    _se_wide("seresnextaa101d_32x8d", "SEResNeXtAA101D_32x8d", _DEEP,
+             anti_aliased=True, num_params=93_588_280, gmacs=17.179),
+    _se_wide("seresnextaa201d_32x8d", "SEResNeXtAA201D_32x8d", _LARGEST,
+             anti_aliased=True, stem_width=64,
+             num_params=149_394_904, gmacs=34.276),
+    _se("legacy_seresnext26_32x4d", "LegacySEResNeXt26", _LEAST,
+        stem="legacy", num_params=16_790_280, gmacs=2.472),
+    _se("legacy_seresnext50_32x4d", "LegacySEResNeXt50", _SHALLOW,
+        stem="legacy", num_params=27_559_896, gmacs=4.233),
+    _se("legacy_seresnext101_32x4d", "LegacySEResNeXt101", _DEEP,
+        stem="legacy", num_params=48_955_416, gmacs=7.975),
+    Architecture("resnet50d", "ResNet50D", _SHALLOW, **_deep,
+                 num_params=25_576_264, gmacs=4.329),
+    Architecture("seresnet50", "SEResNet50", _SHALLOW, squeeze_excite=True,
+                 num_params=28_088_024, gmacs=4.092),
     # The cardinality and width are those of the weights that ship.
     Architecture("resnext29", "ResNeXt29", (3, 3, 3), stem="cifar", classes=10,
                  groups=16, width_per_group=4,
@@ -145,7 +207,8 @@ ARCHITECTURES = {row.name: row for row in (
 def _row(architecture, tag, url, **facts):
     """Returns a row; PyTorch's hub puts the hash into the file's name."""
     if url:
-        facts["sha256"] = url.removesuffix(".pth").rpartition("-")[2]
+        digest = re.search(r"-([0-9a-f]{8,})\.pth$", url)[1]
+        facts.setdefault("sha256", digest)
     return Checkpoint(
         architecture=architecture,
         tag=tag,
@@ -172,13 +235,20 @@ def _tv(architecture, version, digest, resize, top1, top5, recipe):
     )
 
 
-def _timm(licence, interpolation, crop, crop_pct, name, top1, top5, url):
-    """Returns the row of timm's `name`, at timm's best test setting."""
+def _timm(licence, interpolation, crop, crop_pct, name, top1, top5, url=None):
+    """Returns the row of timm's `name`, at timm's best test setting.
+
+    What has no URL is on the hub only.
+    """
     architecture, _, tag = name.partition(".")
+    hub = {} if url else {"hub": f"timm/{name}", "sha256": None}
+    if tag.endswith("_in12k"):
+        hub["classes"] = 11_821
     return _row(
         architecture,
         tag,
         url,
+        **hub,
         licence=licence,
         source=f"https://huggingface.co/timm/{name}",
         resize=math.floor(crop / crop_pct),
@@ -191,6 +261,7 @@ def _timm(licence, interpolation, crop, crop_pct, name, top1, top5, url):
 
 _apache = functools.partial(_timm, "apache-2.0", "bicubic")
 _bsd = functools.partial(_timm, "bsd-3-clause", "bilinear")
+_cadene = functools.partial(_timm, "apache-2.0", "bilinear", 224, 0.875)
 _facebook = functools.partial(_timm, "cc-by-nc-4.0", "bilinear", 224, 0.875)
 
 _RESNET = "tree/main/references/classification#resnet"
@@ -204,6 +275,7 @@ _TORCH = "https://download.pytorch.org/models"
 _META = "https://dl.fbaipublicfiles.com/semiweaksupervision/model_files"
 _RW = "https://github.com/rwightman/pytorch-image-models/releases/download"
 _HF = "https://github.com/huggingface/pytorch-image-models/releases/download"
+_TPU = f"{_RW}/v0.1-tpu-weights"
 _GLUON = (
     "https://github.com/rwightman/pytorch-pretrained-gluonresnet/releases/"
     "download/v0.1"
@@ -242,7 +314,7 @@ CHECKPOINTS = {(row.architecture, row.tag): row for row in (
     _apache(288, 0.95, "resnext50_32x4d.ra_in1k", 80.720, 95.344,
             f"{_HF}/v0.1-weights/resnext50_32x4d_ra-d733960d.pth"),
     _apache(288, 1.0, "resnext101_64x4d.c1_in1k", 83.158, 96.370,
-            f"{_RW}/v0.1-tpu-weights/resnext101_64x4d_c-0d0e0cc0.pth"),
+            f"{_TPU}/resnext101_64x4d_c-0d0e0cc0.pth"),
     _apache(224, 0.875, "resnext50_32x4d.gluon_in1k", 79.354, 94.424,
             f"{_GLUON}/gluon_resnext50_32x4d-e6a097c1.pth"),
     _apache(224, 0.875, "resnext101_32x4d.gluon_in1k", 80.336, 94.908,
@@ -282,6 +354,41 @@ CHECKPOINTS = {(row.architecture, row.tag): row for row in (
               f"{_TORCH}/ig_resnext101_32x16-c6f796b0.pth"),
     _facebook("resnext101_32x32d.fb_wsl_ig1b_ft_in1k", 85.090, 97.442,
               f"{_TORCH}/ig_resnext101_32x32-e4b90b00.pth"),
+    _apache(288, 0.95, "resnext50d_32x4d.bt_in1k", 80.676, 95.426,
+            f"{_RW}/v0.1-weights/resnext50d_32x4d-103e99f8.pth"),
+    _apache(288, 0.95, "seresnext26d_32x4d.bt_in1k", 78.816, 94.266,
+            f"{_RW}/v0.1-weights/seresnext26d_32x4d-80fa48a3.pth"),
+    _apache(288, 0.95, "seresnext26t_32x4d.bt_in1k", 78.736, 94.318,
+            f"{_RW}/v0.1-weights/seresnext26tn_32x4d-569cb627.pth"),
+    _apache(224, 0.875, "seresnext50_32x4d.gluon_in1k", 79.916, 94.816,
+            f"{_GLUON}/gluon_seresnext50_32x4d-90cf2d6e.pth"),
+    _apache(288, 0.95, "seresnext50_32x4d.racm_in1k", 82.186, 96.146,
+            f"{_RW}/v0.1-weights/seresnext50_32x4d_racm-a304a460.pth"),
+    _apache(224, 0.875, "seresnext101_32x4d.gluon_in1k", 80.886, 95.268,
+            f"{_GLUON}/gluon_seresnext101_32x4d-cf52900d.pth"),
+    _apache(288, 1.0, "seresnext101_32x8d.ah_in1k", 84.192, 96.860,
+            f"{_TPU}/seresnext101_32x8d_ah-e6bc4c0a.pth"),
+    _apache(224, 0.875, "seresnext101_64x4d.gluon_in1k", 80.884, 95.308,
+            f"{_GLUON}/gluon_seresnext101_64x4d-f9926f93.pth"),
+    _apache(288, 1.0, "seresnext101d_32x8d.ah_in1k", 84.380, 96.918,
+            f"{_TPU}/seresnext101d_32x8d_ah-191d7b94.pth"),
+    _apache(288, 1.0, "seresnextaa101d_32x8d.ah_in1k", 84.580, 97.062,
+            f"{_TPU}/seresnextaa101d_32x8d_ah-83c8ae12.pth"),
+    _apache(320, 1.0, "seresnextaa101d_32x8d.sw_in12k_ft_in1k_288",
+            86.722, 98.184),
+    _apache(288, 1.0, "seresnextaa101d_32x8d.sw_in12k_ft_in1k",
+            86.524, 98.034),
+    # Of 11,821 classes of ImageNet-12k, without published accuracy.
+    _apache(288, 1.0, "seresnextaa101d_32x8d.sw_in12k", None, None),
+    _apache(384, 1.0, "seresnextaa201d_32x8d.sw_in12k_ft_in1k_384",
+            87.304, 98.334),
+    _apache(384, 1.0, "seresnextaa201d_32x8d.sw_in12k", None, None),
+    _apache(224, 0.875, "legacy_seresnext26_32x4d.in1k", 77.100, 93.332,
+            f"{_RW}/v0.1-weights/seresnext26_32x4d-65ebdb501.pth"),
+    _cadene("legacy_seresnext50_32x4d.in1k", 79.080, 94.428,
+            f"{_RW}/v0.1-weights/legacy_se_resnext50_32x4d-f3651bad.pth"),
+    _cadene("legacy_seresnext101_32x4d.in1k", 80.274, 95.032,
+            f"{_RW}/v0.1-weights/legacy_se_resnext101_32x4d-37725eac.pth"),
     # timm has no model of this one any more; its documentation has the numbers.
     dataclasses.replace(
         _facebook("resnext101_32x48d.fb_wsl_ig1b_ft_in1k", 85.420, 97.580,
@@ -298,14 +405,120 @@ CHECKPOINTS = {(row.architecture, row.tag): row for row in (
 # fmt: on
 
 
+def find_architecture(name):
+    """Returns the architecture of a name.
+
+    Args:
+        name: Key of `ARCHITECTURES`, or a constructor's name; case, hyphens
+            and underscores do not matter: `"ResNeXt-50"`, `"resnext50"`.
+
+    Returns:
+        An `Architecture`.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    wanted = _plain(name)
+    for row in ARCHITECTURES.values():
+        if wanted in (_plain(row.name), _plain(row.constructor)):
+            return row
+    raise ValueError(
+        "`architecture` must be a known one. Received: architecture="
+        f"{name!r}. Pass one of {', '.join(ARCHITECTURES)}."
+    )
+
+
+def _plain(name):
+    return re.sub(r"[\W_]", "", str(name)).lower()
+
+
+def register(row):
+    """Adds a row of your own to `ARCHITECTURES` or `CHECKPOINTS`.
+
+    From then on its name works in `keras_resnext.build`, `eval_transform`,
+    `export` and wherever else a name is taken:
+
+        register(Architecture("mine", None, (2, 2, 2), groups=8,
+                              width_per_group=8, stem="cifar", classes=7))
+        register(Checkpoint("mine", "first", None, None, "mit", "me",
+                            64, 64, "bilinear", IMAGENET_MEAN, IMAGENET_STD,
+                            None, None, 7, file="/models/mine.safetensors"))
+        model = keras_resnext.build("mine", weights="first", classes=7)
+
+    Args:
+        row: An `Architecture`, or a `Checkpoint` of a known architecture with
+            one of `url` (with its `sha256`), `file` and `hub`.
+
+    Returns:
+        The row.
+
+    Raises:
+        ValueError: If the name is taken by another row, or if what the row
+            says is incomplete.
+        TypeError: If it is neither an architecture nor a checkpoint.
+    """
+    if isinstance(row, Architecture):
+        table, key = ARCHITECTURES, row.name
+        taken = [r for r in table.values() if r != row and _same(r, row)]
+        _require(
+            _plain(row.name) and not taken,
+            "An architecture must have a name of its own",
+            "Choose another one.",
+            name=row.name,
+        )
+        _require(row.depths, "`depths` are required", "See ResNeXt.", row=row)
+    elif isinstance(row, Checkpoint):
+        key = find_architecture(row.architecture).name, row.tag
+        table = CHECKPOINTS
+        _require(
+            table.get(key, row) == row
+            and row.tag == row.tag.lower() not in ("", "imagenet"),
+            "A checkpoint must have a tag of its own, in lower case",
+            "Choose another one.",
+            tag=row.tag,
+        )
+        _require(
+            [row.url, row.file, row.hub].count(None) == 2
+            and (not row.url or re.fullmatch("[0-9a-f]{8,64}", str(row.sha256)))
+            and row.architecture == key[0],
+            "A checkpoint must have the key of its architecture and one of "
+            "`file`, `hub` and `url`, which needs its `sha256`",
+            "See `keras_resnext.registry.Checkpoint`.",
+            row=row,
+        )
+    else:
+        raise TypeError(
+            "`row` must be an Architecture or a Checkpoint. Received: "
+            f"row={row!r}. See `keras_resnext.registry`."
+        )
+    table[key] = row
+    return row
+
+
+def _same(one, other):
+    """Tells whether a name would stand for both architectures."""
+    names = [
+        {_plain(name) for name in (row.name, row.constructor) if name}
+        for row in (one, other)
+    ]
+    return bool(names[0] & names[1])
+
+
+def _require(condition, requirement, advice, **received):
+    if not condition:
+        ((name, value),) = received.items()
+        raise ValueError(f"{requirement}. Received: {name}={value!r}. {advice}")
+
+
 def resolve(architecture, weights, accept_noncommercial=False):
     """Returns the checkpoint that `weights` stands for.
 
     Args:
-        architecture: Key of `ARCHITECTURES`.
+        architecture: Name of an architecture, see `find_architecture`.
         weights: A tag of the architecture in any case, or `"imagenet"`: the
-            best checkpoint with a permissive licence, which is torchvision's
-            newest where torchvision has one.
+            checkpoint of ImageNet's 1000 classes with a permissive licence
+            that torchvision published last or, where it has none, the most
+            accurate one.
         accept_noncommercial: Whether a licence that forbids commercial use is
             welcome, too. `"imagenet"` never stands for such a checkpoint.
 
@@ -316,11 +529,7 @@ def resolve(architecture, weights, accept_noncommercial=False):
         ValueError: If the architecture is unknown, if it has no such
             checkpoint, or if that one's licence has not been accepted.
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(
-            "`architecture` must be a known one. Received: architecture="
-            f"{architecture!r}. Pass one of {', '.join(ARCHITECTURES)}."
-        )
+    architecture = find_architecture(architecture).name
     rows = {
         tag: row
         for (name, tag), row in CHECKPOINTS.items()
@@ -329,7 +538,13 @@ def resolve(architecture, weights, accept_noncommercial=False):
     options = ", ".join(f"{tag!r} ({row.licence})" for tag, row in rows.items())
     tag = str(weights).lower()
     if tag == "imagenet":
-        tag = next((tag for tag in _IMAGENET if tag in rows), tag)
+        ranks = {
+            # torchvision's newest first
+            tag: (tag * tag.startswith("imagenet1k_v"), row.top1 or 0)
+            for tag, row in rows.items()
+            if row.commercial and row.classes == 1000
+        }
+        tag = max(ranks, key=ranks.get, default=tag)
     if tag not in rows:
         kind = "permissively licensed ImageNet" if tag == "imagenet" else "such"
         advice = "None, or the path of a weight file"

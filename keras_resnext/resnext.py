@@ -1,13 +1,21 @@
 """Builds ResNeXt and ResNet as functional Keras models."""
 
+import dataclasses
+import inspect
+import re
+
 import keras
 import numpy as np
 from keras import layers
 
 from keras_resnext import arguments
 from keras_resnext.layers import BatchNormalization, GroupedConv2D
-from keras_resnext.registry import ARCHITECTURES
-from keras_resnext.weights import cardinality, choose, load, locate
+from keras_resnext.registry import (
+    ARCHITECTURES,
+    Architecture,
+    find_architecture,
+)
+from keras_resnext.weights import choose, fill, read
 
 _PLANES = 64  # of the first stage; every further stage doubles them
 
@@ -72,10 +80,50 @@ def conv_bn(
     return x
 
 
-def _residual(x, branch, filters, stride, name, drop):
+def _strided(x, filters, name, stride, groups, dilation, window):
+    """Convolves 3x3; with a window, averages stand in place of the stride."""
+    if window > 1:
+        x = conv_bn(x, filters, 3, name, 1, groups, dilation)
+        return _average(x, window, stride, name)
+    return conv_bn(x, filters, 3, name, stride, groups, dilation)
+
+
+def _average(x, window, stride, name):
+    # Of what there is, at the edges: "same" leaves out the padding.
+    return layers.AveragePooling2D(
+        window, stride, padding="same", name=f"{name}_pool"
+    )(x)
+
+
+def squeeze_and_excite(x, name):
+    """Weights the channels of each image by what their means say.
+
+    Source: Hu et al., https://arxiv.org/abs/1709.01507; timm's `SEModule`.
+    """
+    channels = x.shape[_channel_axis()]
+    y = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
+    for step, filters, activation in (
+        ("reduce", max(8, channels // 16), "relu"),
+        ("expand", channels, "sigmoid"),
+    ):
+        y = layers.Conv2D(
+            filters,
+            1,
+            activation=activation,
+            kernel_initializer="he_normal",
+            name=f"{name}_{step}",
+        )(y)
+    return layers.Multiply(name=f"{name}_excite")([x, y])
+
+
+def _residual(x, branch, filters, stride, name, drop, window, squeeze_excite):
     """Adds `branch` to `x`, projected where the shapes differ."""
     if stride > 1 or x.shape[_channel_axis()] != filters:
+        if window > 1:
+            x, stride = _average(x, window, stride, f"{name}_0"), 1
         x = conv_bn(x, filters, 1, f"{name}_0", stride, activation=None)
+    if squeeze_excite:
+        branch = squeeze_and_excite(branch, f"{name}_se")
     if drop:
         # One draw for each image: all of its branch or nothing.
         branch = layers.Dropout(
@@ -86,67 +134,117 @@ def _residual(x, branch, filters, stride, name, drop):
 
 
 def bottleneck(
-    x, planes, name, stride, groups, width_per_group, dilation, gamma, drop=0.0
+    x,
+    planes,
+    name,
+    stride,
+    groups,
+    width_per_group,
+    dilation,
+    gamma,
+    drop=0.0,
+    shortcut_window=1,
+    branch_window=1,
+    squeeze_excite=False,
 ):
     """Adds a 1x1, a grouped 3x3 and a 1x1 convolution to the input.
 
     With `groups=1, width_per_group=64` this is ResNet's block, with 32 and 4
     ResNeXt's. The 3x3 convolution has `planes * width_per_group // 64 *
-    groups` channels, the output `4 * planes`.
+    groups` channels, the output `4 * planes`. A window is the side of the
+    averages that stride in place of a convolution, or 1.
 
     Source: torchvision's `Bottleneck`, which puts the stride on the 3x3
     convolution; Xie et al., https://arxiv.org/abs/1611.05431, figure 3(c).
     """
     width = planes * width_per_group // 64 * groups
     y = conv_bn(x, width, 1, f"{name}_1")
-    y = conv_bn(y, width, 3, f"{name}_2", stride, groups, dilation)
+    y = _strided(y, width, f"{name}_2", stride, groups, dilation, branch_window)
     y = conv_bn(y, 4 * planes, 1, f"{name}_3", activation=None, gamma=gamma)
-    return _residual(x, y, 4 * planes, stride, name, drop)
+    return _residual(
+        x, y, 4 * planes, stride, name, drop, shortcut_window, squeeze_excite
+    )
 
 
 def basic(
-    x, planes, name, stride, groups, width_per_group, dilation, gamma, drop=0.0
+    x,
+    planes,
+    name,
+    stride,
+    groups,
+    width_per_group,
+    dilation,
+    gamma,
+    drop=0.0,
+    shortcut_window=1,
+    branch_window=1,
+    squeeze_excite=False,
 ):
     """Adds two 3x3 convolutions of `planes` channels to the input."""
-    y = conv_bn(x, planes, 3, f"{name}_1", stride, dilation=dilation)
+    y = _strided(x, planes, f"{name}_1", stride, 1, dilation, branch_window)
     y = conv_bn(y, planes, 3, f"{name}_2", activation=None, gamma=gamma)
-    return _residual(x, y, planes, stride, name, drop)
+    return _residual(
+        x, y, planes, stride, name, drop, shortcut_window, squeeze_excite
+    )
 
 
 _BLOCKS = {"bottleneck": bottleneck, "basic": basic}
 
 
-def _stem(x, stem):
-    if stem == "cifar":
+def _stem(x, row):
+    """Convolves and pools the images.
+
+    Source: torchvision; He et al., https://arxiv.org/abs/1812.01187, for the
+    deep stem (ResNet-C); timm for the tiered and the anti-aliased one.
+    """
+    if row.stem == "cifar":
         return conv_bn(x, _PLANES, 3, "conv1")
-    x = conv_bn(x, _PLANES, 7, "conv1", stride=2)
+    if row.stem in ("deep", "tiered"):
+        width = row.stem_width
+        first = 3 * width // 4 if row.stem == "tiered" else width
+        x = conv_bn(x, first, 3, "conv1_1", stride=2)
+        x = conv_bn(x, width, 3, "conv1_2")
+        x = conv_bn(x, 2 * width, 3, "conv1")
+    else:
+        x = conv_bn(x, _PLANES, 7, "conv1", stride=2)
+    if row.anti_aliased:
+        return layers.AveragePooling2D(2, name="pool1_pool")(x)
     # Zeros are as good as PyTorch's minus infinity: they follow a ReLU.
-    x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
+    # Cadene's nets have no padding and round up: what is added fills the end.
+    pad = ((0, 1), (0, 1)) if row.stem == "legacy" else 1
+    x = layers.ZeroPadding2D(pad, name="pool1_pad")(x)
     return layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
 
 
-def _stages(x, block, depths, stem, output_stride, drop, **block_options):
+def _stages(x, row, output_stride, drop, gamma):
     """Stacks the blocks; a stride past `output_stride` becomes dilation.
 
     The rate of stochastic depth rises linearly, to `drop` in the last block.
     """
-    reached, dilation = arguments.STEM_STRIDE[stem], 1
-    rates = iter(np.linspace(0, drop, sum(depths) + 1)[1:].tolist())
-    for stage, depth in enumerate(depths):
+    reached, dilation = arguments.STEM_STRIDE[row.stem], 1
+    rates = iter(np.linspace(0, drop, sum(row.depths) + 1)[1:].tolist())
+    for stage, depth in enumerate(row.depths):
         stride, first_dilation = (2 if stage else 1), dilation
+        window = stride  # stays where the stride becomes dilation
         if stride == 2 and reached == output_stride:
             stride, dilation = 1, 2 * dilation
         reached *= stride
         for i in range(depth):
-            x = _BLOCKS[block](
+            x = _BLOCKS[row.block](
                 x,
                 _PLANES << stage,
                 f"conv{stage + 2}_block{i + 1}",
                 stride=1 if i else stride,
+                groups=row.groups,
+                width_per_group=row.width_per_group,
                 dilation=dilation if i else first_dilation,
+                gamma=gamma,
                 drop=next(rates),
-                **block_options,
+                shortcut_window=window if row.average_shortcut else 1,
+                branch_window=window if row.anti_aliased else 1,
+                squeeze_excite=row.squeeze_excite,
             )
+            window = 1
     return x
 
 
@@ -184,6 +282,10 @@ def ResNeXt(
     *,
     block="bottleneck",
     stem="imagenet",
+    stem_width=32,
+    squeeze_excite=False,
+    average_shortcut=False,
+    anti_aliased=False,
     output_stride=None,
     zero_gamma=False,
     stochastic_depth=0.0,
@@ -211,12 +313,29 @@ def ResNeXt(
         classes: Number of classes; with pretrained weights as in the file.
         classifier_activation: Activation of the classifier; `None` returns
             logits.
-        name: Name of the model.
+        name: Name of the model; it selects no file.
         block: `"bottleneck"`, or `"basic"` as in ResNet-18 and -34.
-        stem: `"imagenet"` (7x7 convolution and pooling, together stride 4) or
+        stem: `"imagenet"` (7x7 convolution and pooling, together stride 4),
+            `"deep"` (three 3x3 convolutions in place of the 7x7, as in nets
+            with a D in their name), `"tiered"` (the same, growing in width),
+            `"legacy"` (as `"imagenet"`, pooled without padding before) or
             `"cifar"` (3x3 convolution, stride 1).
+        stem_width: Channels of a deep stem's second convolution; the third
+            has twice as many, the first as many, or 3/4 in a tiered stem.
+        squeeze_excite: Whether each block weights its channels by what two
+            small layers make of their means (Hu et al.,
+            https://arxiv.org/abs/1709.01507).
+        average_shortcut: Whether shortcuts are averaged over 2x2 pixels in
+            place of a stride, as in nets with a D in their name (He et al.,
+            https://arxiv.org/abs/1812.01187).
+        anti_aliased: Whether averages over 2x2 pixels stand in place of the
+            strides of 3x3 convolutions and of the stem's maximum, as in
+            timm's nets with AA in their name. Known sizes must give even
+            feature maps wherever a stage halves them, as multiples of 32 do;
+            where they are `None`, odd maps are rounded up.
         output_stride: Ratio of the image's size to that of the last feature
-            map, 8, 16 or by default 32: strides beyond it become dilation.
+            map, 8, 16 or by default 32: strides beyond it become dilation,
+            and the averages in their place have stride 1.
         zero_gamma: Whether each block's last normalisation starts at zero,
             so that the block starts as the identity.
         stochastic_depth: Share of the images for which training leaves out
@@ -239,57 +358,176 @@ def ResNeXt(
     Source: Xie et al., "Aggregated Residual Transformations for Deep Neural
     Networks", https://arxiv.org/abs/1611.05431.
     """
-    stride = arguments.check_structure(
-        depths, groups, width_per_group, block, stem
-    )
-    arguments.check_output_stride(output_stride, stride, block, stem)
-    arguments.check_rate("stochastic_depth", stochastic_depth)
-    arguments.check_top(
-        include_top, pooling, classes, classifier_activation, weights
-    )
-    if input_tensor is None:
-        input_tensor = keras.Input(
-            arguments.check_input_shape(
-                input_shape, include_top, stem, stride, weights
-            )
-        )
-    else:
-        arguments.require(
-            keras.utils.is_keras_tensor(input_tensor),
-            "`input_tensor` must be a Keras tensor",
-            "Make one with `keras.Input`, or call the model on the array.",
-            input_tensor=type(input_tensor).__name__,
-        )
-        arguments.check_input_shape(
-            input_tensor.shape[1:], include_top, stem, stride, weights
-        )
-    path = locate(weights)
-
-    x = _stem(input_tensor, stem)
-    x = _stages(
-        x,
-        block,
+    row = Architecture(
+        name,
+        None,
         depths,
-        stem,
-        output_stride,
-        stochastic_depth,
+        block=block,
         groups=groups,
         width_per_group=width_per_group,
+        stem=stem,
+        stem_width=stem_width,
+        squeeze_excite=squeeze_excite,
+        average_shortcut=average_shortcut,
+        anti_aliased=anti_aliased,
+    )
+    return _build(
+        row,
+        include_top,
+        choose(None, weights),
+        input_tensor,
+        input_shape,
+        pooling,
+        classes,
+        classifier_activation,
+        name,
+        output_stride,
+        zero_gamma,
+        stochastic_depth,
+    )
+
+
+def _build(
+    row,
+    include_top,
+    source,
+    input_tensor,
+    input_shape,
+    pooling,
+    classes,
+    classifier_activation,
+    name,
+    output_stride,
+    zero_gamma,
+    stochastic_depth,
+):
+    """Builds the network of a row, with the weights of a source."""
+    least = arguments.check_structure(row)
+    arguments.check_output_stride(output_stride, least, row)
+    arguments.check_rate("stochastic_depth", stochastic_depth)
+    arguments.check_top(
+        include_top, pooling, classes, classifier_activation, source
+    )
+    arguments.require(
+        input_tensor is None or keras.utils.is_keras_tensor(input_tensor),
+        "`input_tensor` must be a Keras tensor",
+        "Make one with `keras.Input`, or call the model on the array.",
+        input_tensor=type(input_tensor).__name__,
+    )
+    shape = arguments.check_input_shape(
+        input_shape if input_tensor is None else input_tensor.shape[1:],
+        include_top,
+        row,
+        least,
+        output_stride or least,
+        source,
+    )
+    stored = read(source)  # only what can fit is downloaded
+
+    images = keras.Input(shape) if input_tensor is None else input_tensor
+    x = _stem(images, row)
+    x = _stages(
+        x,
+        row,
+        output_stride,
+        stochastic_depth,
         gamma="zeros" if zero_gamma else "ones",
     )
     x = _top(x, include_top, pooling, classes, classifier_activation)
-    if path is not None:
+    if stored is not None:
         # Only the layers made here: `input_tensor` may have others before.
-        load(keras.Model(input_tensor, x), path)
-    inputs = keras.utils.get_source_inputs(input_tensor)
+        fill(keras.Model(images, x), stored)
+    inputs = keras.utils.get_source_inputs(images)
     return keras.Model(inputs[0] if len(inputs) == 1 else inputs, x, name=name)
+
+
+def build(  # noqa: D417 (`_documented` adds the others)
+    architecture,
+    include_top=True,
+    weights="imagenet",
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classes=None,
+    classifier_activation="softmax",
+    name=None,
+    *,
+    accept_noncommercial=False,
+    output_stride=None,
+    zero_gamma=False,
+    stochastic_depth=0.0,
+):
+    """Builds the network of a name, also one that you have registered.
+
+        model = keras_resnext.build("seresnext50_32x4d")
+
+    Args:
+        architecture: A name that `python -m keras_resnext list` prints, or
+            that `keras_resnext.registry.register` was given.
+        weights: `"imagenet"` for the best checkpoint whose licence allows any
+            use, the tag of another one (`python -m keras_resnext list`), the
+            path of a file, or `None` for random values.
+        classes: Number of classes, by default the architecture's; with
+            pretrained weights as in the file.
+        name: Name of the model, by default the architecture's.
+        accept_noncommercial: Whether a checkpoint may be used whose licence
+            forbids commercial use.
+
+    Returns:
+        A functional `keras.Model`, as `keras_resnext.ResNeXt`.
+
+    Raises:
+        ValueError: as `ResNeXt`, and if the name or the tag is unknown or
+            the licence needs `accept_noncommercial=True`.
+        ConnectionError: if a checkpoint can't be downloaded; the message says
+            where to put the file by hand.
+    """
+    row = find_architecture(architecture)
+    return _build(
+        row,
+        include_top,
+        choose(row.name, weights, accept_noncommercial),
+        input_tensor,
+        input_shape,
+        pooling,
+        row.classes if classes is None else classes,
+        classifier_activation,
+        row.name if name is None else name,
+        output_stride,
+        zero_gamma,
+        stochastic_depth,
+    )
+
+
+def _documented(function, **texts):
+    """Completes the arguments in a docstring with those of `ResNeXt`."""
+
+    def sections(doc):
+        before, rest = inspect.cleandoc(doc).split("Args:\n", 1)
+        listed, after = rest.split("\n\n", 1)
+        found = re.split(r"^    (?=\w+:)", listed + "\n", flags=re.M)[1:]
+        return before, {text.partition(":")[0]: text for text in found}, after
+
+    if not function.__doc__:  # under `python -OO`
+        return function
+    before, own, after = sections(function.__doc__.format(**texts))
+    _, usual, _ = sections(ResNeXt.__doc__)
+    listed = [
+        "    " + (own.get(argument) or usual[argument])
+        for argument in inspect.signature(function).parameters
+    ]
+    function.__doc__ = f"{before}Args:\n{''.join(listed)}\n{after}"
+    return function
+
+
+_documented(build)
 
 
 def _constructor(architecture):
     """Makes the public function of one row of the registry."""
     row = ARCHITECTURES[architecture]
 
-    def construct(
+    def construct(  # noqa: D417
         include_top=True,
         weights="imagenet",
         input_tensor=None,
@@ -300,12 +538,31 @@ def _constructor(architecture):
         name=row.name,
         *,
         accept_noncommercial=False,
-        **options,
+        output_stride=None,
+        zero_gamma=False,
+        stochastic_depth=0.0,
     ):
-        return ResNeXt(
-            row.depths,
-            row.groups,
-            row.width_per_group,
+        """Builds {constructor} ({name}).
+
+        Args:
+            weights: `"imagenet"` for the best checkpoint whose licence allows
+                any use, the tag of another one (`python -m keras_resnext
+                list`), the path of a file, or `None` for random values.
+            accept_noncommercial: Whether a checkpoint may be used whose
+                licence forbids commercial use.
+
+        Returns:
+            A functional `keras.Model` of {num_params:,} parameters (with
+            {classes:,} classes), as `keras_resnext.ResNeXt`.
+
+        Raises:
+            ValueError: as `ResNeXt`, and if the tag is unknown or its licence
+                needs `accept_noncommercial=True`.
+            ConnectionError: if a checkpoint can't be downloaded; the message
+                says where to put the file by hand.
+        """
+        return _build(
+            row,
             include_top,
             choose(row.name, weights, accept_noncommercial),
             input_tensor,
@@ -314,45 +571,17 @@ def _constructor(architecture):
             classes,
             classifier_activation,
             name,
-            block=row.block,
-            stem=row.stem,
-            **options,
+            output_stride,
+            zero_gamma,
+            stochastic_depth,
         )
 
     construct.__name__ = construct.__qualname__ = row.constructor
-    construct.__doc__ = f"""Builds {row.constructor} ({row.name}).
-
-    Args:
-        include_top: As in `keras_resnext.ResNeXt`, like all arguments below
-            that are not described here.
-        weights: `"imagenet"` for the best checkpoint whose licence allows any
-            use, the tag of another one (`python -m keras_resnext list`), the
-            path of a file, or `None` for random values.
-        input_tensor: See `ResNeXt`.
-        input_shape: See `ResNeXt`.
-        pooling: See `ResNeXt`.
-        classes: See `ResNeXt`.
-        classifier_activation: See `ResNeXt`.
-        name: Name of the model; it selects no file.
-        accept_noncommercial: Whether a checkpoint may be used whose licence
-            forbids commercial use.
-        **options: `output_stride`, `zero_gamma` and `stochastic_depth` of
-            `ResNeXt`.
-
-    Returns:
-        A functional `keras.Model` of {row.num_params:,} parameters (with
-        {row.classes:,} classes), as `keras_resnext.ResNeXt`.
-
-    Raises:
-        ValueError: as `ResNeXt`, and if the tag is unknown or its licence
-            needs `accept_noncommercial=True`.
-        ConnectionError: if a checkpoint can't be downloaded; the message says
-            where to put the file by hand.
-    """
-    return construct
+    return _documented(construct, **dataclasses.asdict(row))
 
 
 ResNeXt50 = _constructor("resnext50_32x4d")
+ResNeXt50D = _constructor("resnext50d_32x4d")
 ResNeXt101 = _constructor("resnext101_32x4d")
 ResNeXt101_32x8d = _constructor("resnext101_32x8d")
 ResNeXt101_64x4d = _constructor("resnext101_64x4d")
@@ -360,16 +589,31 @@ ResNeXt101_32x16d = _constructor("resnext101_32x16d")
 ResNeXt101_32x32d = _constructor("resnext101_32x32d")
 ResNeXt101_32x48d = _constructor("resnext101_32x48d")
 ResNeXt152 = _constructor("resnext152_32x4d")
+SEResNeXt26D = _constructor("seresnext26d_32x4d")
+SEResNeXt26T = _constructor("seresnext26t_32x4d")
+SEResNeXt50 = _constructor("seresnext50_32x4d")
+SEResNeXt101 = _constructor("seresnext101_32x4d")
+SEResNeXt101_32x8d = _constructor("seresnext101_32x8d")
+SEResNeXt101_64x4d = _constructor("seresnext101_64x4d")
+SEResNeXt101D_32x8d = _constructor("seresnext101d_32x8d")
+SEResNeXtAA101D_32x8d = _constructor("seresnextaa101d_32x8d")
+SEResNeXtAA201D_32x8d = _constructor("seresnextaa201d_32x8d")
+LegacySEResNeXt26 = _constructor("legacy_seresnext26_32x4d")
+LegacySEResNeXt50 = _constructor("legacy_seresnext50_32x4d")
+LegacySEResNeXt101 = _constructor("legacy_seresnext101_32x4d")
 ResNet18 = _constructor("resnet18")
 ResNet34 = _constructor("resnet34")
 ResNet50 = _constructor("resnet50")
+ResNet50D = _constructor("resnet50d")
 ResNet101 = _constructor("resnet101")
 ResNet152 = _constructor("resnet152")
+SEResNet50 = _constructor("seresnet50")
 WideResNet50_2 = _constructor("wide_resnet50_2")
 WideResNet101_2 = _constructor("wide_resnet101_2")
 
 
-def ResNeXt29(
+@_documented
+def ResNeXt29(  # noqa: D417
     include_top=True,
     weights="cifar10",
     input_tensor=None,
@@ -382,28 +626,23 @@ def ResNeXt29(
     groups=None,
     width_per_group=None,
     accept_noncommercial=False,
-    **options,
+    output_stride=None,
+    zero_gamma=False,
+    stochastic_depth=0.0,
 ):
     """Builds the paper's ResNeXt-29 for images of about 32x32 pixels.
 
     Args:
-        include_top: As in `keras_resnext.ResNeXt`, like all arguments below
-            that are not described here.
         weights: `"cifar10"` for the weights that ship with the package, the
             path of a file, or `None` for random values.
-        input_tensor: See `ResNeXt`.
-        input_shape: See `ResNeXt`; `(32, 32, 3)` by default, other sizes
+        input_shape: Shape of one image, `(32, 32, 3)` by default; other sizes
             and `None` work as well.
-        pooling: See `ResNeXt`.
-        classes: See `ResNeXt`.
-        classifier_activation: See `ResNeXt`.
-        name: Name of the model.
         groups: The paper's cardinality, 8 or 16 there; by default that of the
             weights, or 16.
         width_per_group: The paper's width, 64 there; by default that of the
             weights, or 4.
         accept_noncommercial: As in the other constructors; no weights need it.
-        **options: `zero_gamma` and `stochastic_depth` of `ResNeXt`.
+        output_stride: `None` or 4, the network's own.
 
     Returns:
         A functional `keras.Model`, as `keras_resnext.ResNeXt`.
@@ -414,25 +653,28 @@ def ResNeXt29(
     Source: section 5.3 of the paper.
     """
     row = ARCHITECTURES["resnext29"]
-    weights = choose(row.name, weights, accept_noncommercial)
-    if groups is None or width_per_group is None:
-        found = cardinality(weights) or (row.groups, row.width_per_group)
-        groups = found[0] if groups is None else groups
-        if width_per_group is None:
-            width_per_group = found[1]
-    return ResNeXt(
-        row.depths,
-        groups,
-        width_per_group,
+    stored = read(choose(row.name, weights, accept_noncommercial))
+    facts = dataclasses.asdict(row) | (stored.facts if stored else {})
+    row = dataclasses.replace(
+        row,
+        groups=facts["groups"] if groups is None else groups,
+        width_per_group=(
+            facts["width_per_group"]
+            if width_per_group is None
+            else width_per_group
+        ),
+    )
+    return _build(
+        row,
         include_top,
-        weights,
+        stored,
         input_tensor,
         input_shape,
         pooling,
         classes,
         classifier_activation,
         name,
-        block=row.block,
-        stem=row.stem,
-        **options,
+        output_stride,
+        zero_gamma,
+        stochastic_depth,
     )

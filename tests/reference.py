@@ -13,13 +13,16 @@ from keras_resnext.registry import ARCHITECTURES, Architecture
 
 GOLDEN = pathlib.Path(__file__).with_name("golden")
 CLASSES = 16
-# Even and odd, square and not: (height, width) in pixels.
-SIZES = [(64, 64), (75, 89)]
-# Too large for a test at full width: as deep, with fewer groups.
+# Too large for a test at full width, or varied in what no width changes: as
+# deep, with fewer groups.
 NARROW_GROUPS = {
     "resnext101_32x16d": 4,
     "resnext101_32x32d": 2,
     "resnext101_32x48d": 2,
+} | {
+    name: 2
+    for name, row in ARCHITECTURES.items()
+    if row.squeeze_excite or row.average_shortcut
 }
 # The smallest network with everything in it, for files of weights.
 TINY = Architecture(
@@ -40,6 +43,15 @@ def structure(name):
     return row, NARROW_GROUPS.get(name, row.groups)
 
 
+def sizes(name):
+    """Returns sizes, even and odd, square and not: (height, width) in pixels.
+
+    An anti-aliased network takes the odd ones that give it even maps.
+    """
+    odd = (63, 95) if structure(name)[0].anti_aliased else (75, 89)
+    return [(64, 64), odd]
+
+
 def shapes(name):
     """Returns the shapes of a PyTorch state dict, in order."""
     row, groups = structure(name)
@@ -52,9 +64,21 @@ def shapes(name):
         for variable in ("weight", "bias", "running_mean", "running_var"):
             found[f"{key}.{variable}"] = (channels,)
 
-    conv("conv1", 64, 3, 7 if row.stem == "imagenet" else 3)
-    norm("bn1", 64)
     channels = 64
+    if row.stem in ("deep", "tiered"):
+        w = row.stem_width
+        first, channels = (w if row.stem == "deep" else 3 * w // 4), 2 * w
+        conv("conv1.0", first, 3, 3)
+        norm("conv1.1", first)
+        conv("conv1.3", w, first, 3)
+        norm("conv1.4", w)
+        conv("conv1.6", channels, w, 3)
+        norm("bn1", channels)
+    else:
+        prefix = "layer0." * (row.stem == "legacy")
+        conv(f"{prefix}conv1", 64, 3, 3 if row.stem == "cifar" else 7)
+        norm(f"{prefix}bn1", 64)
+    legacy = row.stem == "legacy"
     for stage, depth in enumerate(row.depths):
         planes = 64 * 2**stage
         width = planes * row.width_per_group // 64 * groups
@@ -72,12 +96,19 @@ def shapes(name):
             for j, convolution in enumerate(convs, 1):
                 conv(f"{key}.conv{j}", *convolution)
                 norm(f"{key}.bn{j}", convolution[0])
+            if row.squeeze_excite:
+                module, less = "se_module" if legacy else "se", out // 16
+                for fc, (a, b) in enumerate([(less, out), (out, less)], 1):
+                    conv(f"{key}.{module}.fc{fc}", a, b, 1)
+                    found[f"{key}.{module}.fc{fc}.bias"] = (a,)
             if i == 0 and (stage > 0 or channels != out):
-                conv(f"{key}.downsample.0", out, channels, 1)
-                norm(f"{key}.downsample.1", out)
+                first = int(row.average_shortcut)
+                conv(f"{key}.downsample.{first}", out, channels, 1)
+                norm(f"{key}.downsample.{first + 1}", out)
             channels = out
-    found["fc.weight"] = (CLASSES, channels)
-    found["fc.bias"] = (CLASSES,)
+    top = "last_linear" if legacy else "fc"
+    found[f"{top}.weight"] = (CLASSES, channels)
+    found[f"{top}.bias"] = (CLASSES,)
     return found
 
 
@@ -112,4 +143,4 @@ def images(size):
 def golden(name):
     """Returns the logits that PyTorch computed, one array for each size."""
     stored = json.loads((GOLDEN / f"{name}.json").read_text())
-    return [np.array(stored["logits"][f"{h}x{w}"]) for h, w in SIZES]
+    return [np.array(stored["logits"][f"{h}x{w}"]) for h, w in sizes(name)]

@@ -1,9 +1,12 @@
 """Every architecture gives the logits of PyTorch's model of that name."""
 
+import dataclasses
+import inspect
+
 import keras
 import numpy as np
 import pytest
-from reference import CLASSES, GOLDEN, SIZES, draw, golden, images, structure
+from reference import CLASSES, GOLDEN, draw, golden, images, sizes, structure
 from safetensors.numpy import save_file
 
 import keras_resnext
@@ -16,11 +19,12 @@ TOLERANCE = 1e-4
 def build(name, **options):
     """Builds the network of a row, narrow where the row is too large."""
     row, groups = structure(name)
-    if groups != row.groups or name == "resnext29":
-        return keras_resnext.ResNeXt(
-            row.depths, groups, row.width_per_group, stem=row.stem, **options
-        )
-    return getattr(keras_resnext, row.constructor)(**options)
+    if groups == row.groups and name != "resnext29":
+        return getattr(keras_resnext, row.constructor)(**options)
+    fields = dataclasses.asdict(row) | {"groups": groups}
+    structural = inspect.signature(keras_resnext.ResNeXt).parameters
+    fields = {k: v for k, v in fields.items() if k in structural}
+    return keras_resnext.ResNeXt(**(fields | options))
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -36,7 +40,9 @@ def network(request, tmp_path_factory):
         classifier_activation=None,
     )
     path.unlink()
-    logits = [model(images(size), training=False) for size in SIZES]
+    logits = [
+        model(images(size), training=False) for size in sizes(request.param)
+    ]
     return request.param, [keras.ops.convert_to_numpy(y) for y in logits]
 
 

@@ -10,13 +10,14 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from reference import CLASSES, draw
+import reference
+from reference import CLASSES, TINY, draw, shapes
 from safetensors.numpy import load_file, save_file
 
 import keras_resnext
 from keras_resnext import weights
-from keras_resnext.registry import CHECKPOINTS
-from keras_resnext.weights import downloads
+from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS
+from keras_resnext.weights import downloads, structure
 
 FIXTURES = pathlib.Path(__file__).with_name("fixtures")
 # Written out by hand: PyTorch's name, ours, and the order of the axes.
@@ -61,6 +62,16 @@ def drawn():
 def net(drawn):
     """The same values as a file's content, to be spoilt."""
     return dict(load_file(FIXTURES / "net.safetensors"))
+
+
+def of_shapes(name):
+    """Returns a state dict of an architecture that takes no memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "NARROW_GROUPS", {})
+        return {
+            key: np.broadcast_to(np.float32(0), shape)
+            for key, shape in shapes(name).items()
+        }
 
 
 def written(arrays, folder):
@@ -211,8 +222,51 @@ class TestFaults:
         )
 
     def test_another_network(self):
-        with pytest.raises(ValueError, match="missing: conv5_block3_3_bn/beta"):
+        with pytest.raises(ValueError) as caught:
             keras_resnext.ResNeXt50(weights=FIXTURES / "net_zip.pth")
+        message, *faults = str(caught.value).split("\n")
+        assert len(faults) == 10
+        assert "with 255 faults. It looks like ResNeXt(depths=(1,), " in message
+        assert faults[0] == "missing: conv2_block2_1_bn/beta"
+
+    def test_another_architecture(self, tmp_path, monkeypatch):
+        path = tmp_path / "net.safetensors"
+        path.touch()
+        monkeypatch.setattr(
+            weights.assign.checkpoints,
+            "read",
+            lambda path: of_shapes("resnext101_32x4d"),
+        )
+        with pytest.raises(
+            ValueError,
+            match=r"with \d+ faults. It looks like resnext101_32x4d with "
+            r"classes=16: .* `keras_resnext.transfer.replace_top`",
+        ):
+            keras_resnext.ResNet18(weights=path, classes=16)
+
+    @pytest.mark.parametrize(
+        "there, here",
+        [
+            ({"average_shortcut": True}, {}),
+            ({}, {"average_shortcut": True}),
+            ({"stem": "legacy"}, {"stem": "imagenet"}),
+            ({"stem": "imagenet"}, {"stem": "legacy"}),
+        ],
+    )
+    def test_what_no_shape_shows(self, there, here, tmp_path, monkeypatch):
+        options = dict(groups=2, width_per_group=1, classes=CLASSES)
+        options["stem"] = there.get("stem", "cifar")
+        row = dataclasses.replace(TINY, depths=(1, 1), **there)
+        monkeypatch.setattr(reference, "TINY", row)
+        path = written(draw("tiny"), tmp_path)
+        keras_resnext.ResNeXt((1, 1), weights=path, **(options | there))
+        field = next(iter(there or here))
+        with pytest.raises(ValueError, match=rf"with 1 faults.*\n{field}: "):
+            keras_resnext.ResNeXt((1, 1), weights=path, **(options | here))
+
+    def test_two_names_for_one_array(self, net, tmp_path):
+        net["last_linear.bias"] = net["fc.bias"]
+        self.fail(written(net, tmp_path), r"unexpected: (last_linear|fc).bias")
 
     def test_a_model_keeps_its_values(self, net, tmp_path):
         model = tiny()
@@ -315,3 +369,36 @@ class TestSources:
         assert loaded.get_layer("conv2_block1_2_conv").groups == 4
         with pytest.raises(ValueError, match="shape of conv2_block1_2_conv"):
             keras_resnext.ResNeXt29(weights=path, groups=2)
+
+
+class TestStructure:
+    @pytest.mark.parametrize("name", ARCHITECTURES)
+    def test_is_read_off_every_architecture(self, name):
+        arrays = of_shapes(name)
+        named = weights.assign._named_as_keras(arrays)
+        assert len(named) == len(arrays)
+        facts = structure.describe({n: a.shape for n, a in named.items()})
+        facts |= structure.describe_pytorch(
+            {n: a.shape for n, a in arrays.items()}
+        )
+        row = dataclasses.asdict(ARCHITECTURES[name]) | {"classes": CLASSES}
+        assert {field: row[field] for field in facts} == facts
+        others = structure.fitting(facts)
+        # Averages in place of strides have no weights.
+        assert others == [name] or {n.replace("aa", "") for n in others} == {
+            name.replace("aa", "")
+        }
+
+    @pytest.mark.parametrize(
+        "shapes",
+        [
+            {},
+            {"a": (1,)},
+            {"conv2_block1_2_conv/kernel": (3, 3, 0, 2)},
+            {"conv2_block1_2_conv/kernel": (3, 3)},
+            {"conv2_block7_2_conv/kernel": (3, 3, 4, 8)},
+            {"conv9_block1_2_conv/kernel": (3, 3, 4, 8)},
+        ],
+    )
+    def test_of_what_is_no_network(self, shapes):
+        assert structure.describe(shapes) == {}

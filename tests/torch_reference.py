@@ -1,4 +1,4 @@
-"""The logits of plain PyTorch: see `scripts/torch_resnext.py`.
+"""The logits of plain PyTorch: see `scripts/benchmarks/torch_resnext.py`.
 
 Run as a script it computes the golden logits anew:
 
@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import torch
-from reference import GOLDEN, SIZES, draw, images, structure
+from reference import GOLDEN, draw, images, sizes, structure
 
 from keras_resnext.registry import ARCHITECTURES
 
@@ -22,6 +22,7 @@ from benchmarks import torch_resnext
 def logits(name, weights, **options):
     """Returns PyTorch's logits, one array for each size of image."""
     row, groups = structure(name)
+    weights = {_usual(key): array for key, array in weights.items()}
     net = torch_resnext.Net(
         row, groups, len(weights["fc.bias"]), **options
     ).eval()
@@ -32,8 +33,19 @@ def logits(name, weights, **options):
     with torch.inference_mode():
         return [
             net(torch.from_numpy(images(size)).permute(0, 3, 1, 2)).numpy()
-            for size in SIZES
+            for size in sizes(name)
         ]
+
+
+def _usual(key):
+    """Returns the usual name of one of Cadene's."""
+    for theirs, usual in (
+        ("layer0.", ""),
+        (".se_module.", ".se."),
+        ("last_linear.", "fc."),
+    ):
+        key = key.replace(theirs, usual)
+    return key
 
 
 def main():
@@ -48,7 +60,7 @@ def main():
                     [float(f"{v:.8g}") for v in row] for row in array
                 ]
                 for size, array in zip(
-                    SIZES, logits(name, draw(name)), strict=True
+                    sizes(name), logits(name, draw(name)), strict=True
                 )
             },
         }

@@ -44,18 +44,26 @@ def run(args):
 def checkpoints():
     """Returns pairs of an architecture and a checkpoint.
 
+    The cheapest networks come first, and of each its most accurate checkpoint.
     An architecture without any comes once, with `None`.
     """
+    rows = sorted(registry.CHECKPOINTS.values(), key=lambda row: row.top1 or 0)[
+        ::-1
+    ]
     return [
         (net, row)
-        for name, net in registry.ARCHITECTURES.items()
-        for row in [
-            row
-            for row in registry.CHECKPOINTS.values()
-            if row.architecture == name
-        ]
-        or [None]
+        for net in sorted(registry.ARCHITECTURES.values(), key=_cost)
+        for row in [r for r in rows if r.architecture == net.name] or [None]
     ]
+
+
+def _cost(net):
+    # A row of somebody's own need not say it.
+    return net.gmacs or float("inf"), net.num_params or 0
+
+
+def _number(value, form):
+    return "-" if value is None else format(value, form)
 
 
 def is_default(net, row):
@@ -76,14 +84,14 @@ def _matches(pair, text):
 def cells(pair):
     """Returns a row of the table, strings below the header's."""
     net, row = pair
-    size = f"{net.num_params:,}", f"{net.gmacs:.2f}"
+    size = _number(net.num_params, ","), _number(net.gmacs, ".2f")
     if row is None:
         return (net.name, "-", *size, "-", "-", "-")
     return (
         net.name,
         row.tag + " *" * is_default(net, row),
         *size,
-        f"{row.top1:.3f} / {row.top5:.3f}",
+        f"{_number(row.top1, '.3f')} / {_number(row.top5, '.3f')}",
         row.licence,
         f"{row.resize}/{row.crop} {row.interpolation}",
     )

@@ -1,6 +1,7 @@
 """Finds the network that a command line names, and runs it on pictures."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -12,7 +13,12 @@ import numpy as np
 from keras_resnext import preprocessing, resnext, weights
 from keras_resnext.commands import random_weights
 from keras_resnext.export.formats import PICTURES
-from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, Checkpoint
+from keras_resnext.registry import (
+    ARCHITECTURES,
+    CHECKPOINTS,
+    Checkpoint,
+    find_architecture,
+)
 
 # Its mean and deviation are those of `preprocess_input`.
 USUAL = CHECKPOINTS["resnext50_32x4d", "imagenet1k_v1"]
@@ -40,11 +46,15 @@ def load(args, resize=None, crop=None):
         row = dataclasses.replace(row, **{k: v for k, v in sizes.items() if v})
     if file is not None and file.suffix == ".keras":
         return load_keras(file), row
-    architecture = ARCHITECTURES[args.model]
+    architecture = find_architecture(args.model)
     random = args.weights == "random"
     if random:
         keras.utils.set_random_seed(0)
-    model = getattr(resnext, architecture.constructor)(
+    if architecture.constructor is None:  # registered by somebody
+        construct = functools.partial(resnext.build, architecture.name)
+    else:
+        construct = getattr(resnext, architecture.constructor)
+    model = construct(
         weights=None if random else args.weights,
         input_shape=(row.crop, row.crop, 3) if row else None,
         classes=args.classes or architecture.classes,
@@ -116,6 +126,14 @@ def find(args):
     ship with the architecture, or `"imagenet"`.
     """
     name = args.model
+    if not name.endswith(".keras"):
+        try:
+            name = find_architecture(name).name
+        except ValueError as error:
+            raise ValueError(
+                "The network must be a .keras file or an architecture. "
+                f"Received: {name}. Pass one of {', '.join(ARCHITECTURES)}."
+            ) from error
     if args.weights is None:
         shipped = (
             row.tag
@@ -125,11 +143,6 @@ def find(args):
         args.weights = next(shipped, "imagenet")
     if name.endswith(".keras"):
         source = pathlib.Path(name)
-    elif name not in ARCHITECTURES:
-        raise ValueError(
-            "The network must be a .keras file or an architecture. Received: "
-            f"{name}. Pass one of {', '.join(ARCHITECTURES)}."
-        )
     elif args.weights == "random":
         rows = [row for row in CHECKPOINTS.values() if row.architecture == name]
         source = rows[0] if rows else USUAL

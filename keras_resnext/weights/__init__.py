@@ -1,9 +1,4 @@
 """Weights: reads files of any format, downloads them, fills models."""
 
-from keras_resnext.weights.assign import (
-    cardinality,
-    choose,
-    load,
-    locate,
-    save,
-)
+from keras_resnext.weights.assign import fill, load, read, save
+from keras_resnext.weights.sources import choose, locate

@@ -1,6 +1,6 @@
-"""Fills models with weights: finds the file, maps its names, assigns."""
+"""Fills models with weights: reads the file, maps its names, assigns."""
 
-import os
+import dataclasses
 import pathlib
 import re
 
@@ -8,14 +8,17 @@ import keras
 import numpy as np
 from safetensors.numpy import save_file
 
-from keras_resnext.registry import CHECKPOINTS, Checkpoint, resolve
-from keras_resnext.weights import checkpoints, downloads, values
+from keras_resnext.weights import checkpoints, sources, structure, values
 
 _TORCH_NAME = re.compile(
-    r"(?:layer(?P<stage>\d)\.(?P<block>\d+)\.)?"
-    r"(?:(?P<kind>conv|bn)(?P<index>\d)|downsample\.(?P<down>[01])|(?P<fc>fc))"
+    # Cadene's nets have the stem in a layer of its own.
+    r"(?:layer0\.|layer(?P<stage>[1-9]\d*)\.(?P<block>\d+)\.)?"
+    r"(?:(?P<kind>conv|bn)(?P<index>\d)|conv1\.(?P<stem>[01346])"
+    r"|downsample\.(?P<down>[012])|(?:se|se_module)\.fc(?P<se>[12])"
+    r"|(?P<top>fc|last_linear))"
     r"\.(?P<variable>weight|bias|running_mean|running_var)"
 )
+_LISTED = 10  # faults of a file, at most
 _VARIABLES = {
     "conv": {"weight": "kernel"},
     "bn": {
@@ -24,87 +27,49 @@ _VARIABLES = {
         "running_mean": "moving_mean",
         "running_var": "moving_variance",
     },
-    "fc": {"weight": "kernel", "bias": "bias"},
+    "biased": {"weight": "kernel", "bias": "bias"},
 }
 
 
-def choose(architecture, weights, accept_noncommercial=False):
-    """Turns the `weights` argument of a constructor into a source.
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What a file of weights holds.
+
+    Attributes:
+        path: The file.
+        arrays: Dictionary from `layer/variable` to array.
+        facts: What shows of the network, fields of an `Architecture`.
+    """
+
+    path: pathlib.Path
+    arrays: dict
+    facts: dict
+
+    @property
+    def classes(self):
+        """Number of classes, or `None` where it does not show."""
+        return self.facts.get("classes")
+
+
+def read(source):
+    """Reads a source's file; downloads it where needed.
 
     Args:
-        architecture: Name of a row of `registry.ARCHITECTURES`.
-        weights: `None`, a tag, a path, or a row of `registry.CHECKPOINTS`,
-            which counts as its tag.
-        accept_noncommercial: Whether rows with a non-commercial licence may
-            be chosen.
+        source: What `sources.choose` returns, or `Stored`.
 
     Returns:
-        `None`, a `Checkpoint`, or a `pathlib.Path`.
-
-    Raises:
-        ValueError: if no such tag or file is known, or the licence needs
-            `accept_noncommercial=True`.
+        `Stored`, or `None` for `None`.
     """
-    if weights is None:
-        return None
-    if isinstance(weights, Checkpoint):
-        # Nothing is downloaded that can't fit or has not been accepted.
-        return resolve(architecture, weights.tag, accept_noncommercial)
-    if not isinstance(weights, (str, os.PathLike)):
-        raise ValueError(
-            "`weights` must be None, a tag, a path or a row of CHECKPOINTS. "
-            f"Received: weights={weights!r}. Print the tags with "
-            "`python -m keras_resnext list`."
-        )
-    name = os.fspath(weights)
-    tag = name.lower()
-    is_tag = tag == "imagenet" or (architecture, tag) in CHECKPOINTS
-    if not is_tag and (os.path.exists(name) or re.search(r"[/\\.]", name)):
-        return pathlib.Path(name)
-    return resolve(architecture, name, accept_noncommercial)
-
-
-def locate(source):
-    """Returns the path of a source's file; downloads it where needed.
-
-    Raises:
-        FileNotFoundError: if a path does not exist.
-        ConnectionError: if a checkpoint can't be downloaded.
-        ValueError: if the downloaded file is not the expected one.
-    """
-    if source is None:
-        return None
-    if isinstance(source, Checkpoint):
-        if source.file:
-            return pathlib.Path(__file__).parents[1] / source.file
-        return downloads.fetch(source.url, source.sha256)
-    path = pathlib.Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(
-            "`weights` must be None, the path of a file or, for the named "
-            f"constructors, a tag. Received: weights='{path}', which is no "
-            "file. Check the path, or print the tags with `python -m "
-            "keras_resnext list`."
-        )
-    return path
-
-
-def cardinality(source):
-    """Reads `(groups, width_per_group)` off the kernels of a file.
-
-    Returns:
-        The pair for the first grouped convolution, whose kernel has the shape
-        `(3, 3, width_per_group, groups * width_per_group)`, or `None` where
-        the file does not name it.
-    """
-    if source is None:
-        return None
-    arrays = _named_as_keras(checkpoints.read(locate(source)))
-    kernel = arrays.get("conv2_block1_2_conv/kernel")
-    if kernel is None or kernel.ndim != 4 or not kernel.size:
-        return None  # `load` says what is wrong
-    width_per_group, width = kernel.shape[2:]
-    return width // width_per_group, width_per_group
+    if source is None or isinstance(source, Stored):
+        return source
+    path = sources.locate(source)
+    arrays = checkpoints.read(path)
+    named = _named_as_keras(arrays)
+    facts = structure.describe({n: a.shape for n, a in named.items()})
+    if facts:
+        shapes = {n: a.shape for n, a in arrays.items()}
+        facts |= structure.describe_pytorch(shapes)
+    return Stored(path, named, facts)
 
 
 def load(model, path):
@@ -116,17 +81,19 @@ def load(model, path):
 
     Raises:
         ValueError: if an array is missing, unexpected, of another shape, or
-            not of finite floating-point numbers; the message lists them.
+            not of finite floating-point numbers; the message lists the faults
+            and tells what network the file is of.
     """
-    layers = [
-        (type(layer).__name__, layer.name, [v.name for v in layer.weights])
-        for layer in model.layers
-    ]
-    arrays = _named_as_keras(checkpoints.read(path, layers))
+    fill(model, read(pathlib.Path(path)))
+
+
+def fill(model, stored):
+    """Assigns what `read` returned to a model, as `load`."""
+    arrays = _renamed(stored.arrays, model)
     variables = _variables(model)
     if "predictions/kernel" not in variables:
         arrays = values.without_top(arrays)
-    _check(arrays, variables, path)
+    _check(arrays, variables, model, stored)
     for name, variable in variables.items():
         variable.assign(arrays[name])
 
@@ -170,6 +137,17 @@ def _variables(model):
     }
 
 
+def _renamed(arrays, model):
+    """Names what a `.weights.h5` without names has after the model's layers."""
+    if not all("/vars/" in name for name in arrays):
+        return arrays
+    layers = [
+        (type(layer).__name__, layer.name, [v.name for v in layer.weights])
+        for layer in model.layers
+    ]
+    return checkpoints.rename_keras_variables(arrays, layers)
+
+
 def _named_as_keras(arrays):
     """Renames PyTorch's arrays and turns their axes; keeps all others."""
     named = {}
@@ -178,19 +156,37 @@ def _named_as_keras(arrays):
             continue  # a counter, dropout's state: inference uses neither
         match = _TORCH_NAME.fullmatch(name)
         if match:
-            name, array = _keras_name(**match.groupdict()), _keras_axes(array)
+            ours = _keras_name(array.ndim == 4, **match.groupdict())
+            if ours not in named:  # else it is one too many
+                name, array = ours, _keras_axes(array)
         named[name.replace("probs/", "predictions/")] = array
     return checkpoints.grouped_from_depthwise(named)
 
 
-def _keras_name(stage, block, kind, index, down, fc, variable):
-    if fc:
-        return f"predictions/{_VARIABLES['fc'].get(variable)}"
-    kind = kind or ("conv", "bn")[int(down)]
-    layer = f"conv{index}"
-    if stage:
-        layer = f"conv{int(stage) + 1}_block{int(block) + 1}_{index or 0}"
-    return f"{layer}_{kind}/{_VARIABLES[kind].get(variable, variable)}"
+# Of a stem of three convolutions: 0 and 1 are the first, with its norm.
+_STEM = {"0": "conv1_1", "1": "conv1_1", "3": "conv1_2", "4": "conv1_2"}
+
+
+def _keras_name(
+    is_kernel, stage, block, kind, index, stem, down, se, top, variable
+):
+    layer = f"conv{int(stage) + 1}_block{int(block) + 1}" if stage else "conv1"
+    if top:
+        layer, kind = "predictions", "biased"
+    elif se:
+        layer += ("_se_reduce", "_se_expand")[int(se) - 1]
+        kind = "biased"
+    else:
+        # A number in a sequence does not tell what it is, its shape does.
+        kind = kind or ("conv" if is_kernel else "bn")
+        if stem:
+            layer = _STEM.get(stem, layer)
+        elif stage:
+            layer += f"_{index or 0}"
+        elif index != "1":
+            layer = f"conv{index}"
+        layer += f"_{kind}"
+    return f"{layer}/{_VARIABLES[kind].get(variable, variable)}"
 
 
 def _keras_axes(array):
@@ -198,12 +194,33 @@ def _keras_axes(array):
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
-def _check(arrays, variables, path):
+def _check(arrays, variables, model, stored):
     faults = values.faults(arrays, variables)
+    facts = structure.describe_model(model)
+    for field in facts.keys() & {"average_shortcut", "stem"}:  # without arrays
+        received = stored.facts.get(field, facts[field])
+        if received != facts[field]:
+            faults.append(f"{field}: {received!r}, not {facts[field]!r}")
     if faults:
         raise ValueError(
             "The weights must match the network by name and shape and be "
-            f"finite. Received: weights='{path}' with {len(faults)} faults. "
-            "Build the network, with the `classes`, that the file was made "
-            "for. The faults are\n" + "\n".join(faults)
+            f"finite. Received: weights='{stored.path}' with {len(faults)} "
+            f"faults. {_advice(stored.facts, facts)} The faults are"
+            + f", the first {_LISTED} of them," * (len(faults) > _LISTED)
+            + "\n"
+            + "\n".join(faults[:_LISTED])
         )
+
+
+def _advice(received, required):
+    """Says what network a file is of, if it is not the required one."""
+    shared = received.keys() & required
+    if all(received[field] == required[field] for field in shared):
+        return "Build the network that the file was made for."
+    fields = [f"{k}={v!r}" for k, v in received.items() if k != "classes"]
+    names = structure.fitting(received) or [f"ResNeXt({', '.join(fields)})"]
+    return (
+        f"It looks like {' or '.join(names)} with classes="
+        f"{received.get('classes')}: build that network, and for other "
+        "classes use `keras_resnext.transfer.replace_top`."
+    )

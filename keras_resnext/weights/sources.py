@@ -1,0 +1,73 @@
+"""Where weights come from: the argument of the constructors, and its file."""
+
+import os
+import pathlib
+import re
+
+from keras_resnext import registry
+from keras_resnext.weights import downloads
+
+
+def choose(architecture, weights, accept_noncommercial=False):
+    """Turns the `weights` argument of a constructor into a source.
+
+    Args:
+        architecture: Name of an architecture, or `None` for a network that
+            has no tags.
+        weights: `None`, a tag, a path, or a row of `registry.CHECKPOINTS`,
+            which counts as its tag.
+        accept_noncommercial: Whether rows with a non-commercial licence may
+            be chosen.
+
+    Returns:
+        `None`, a `Checkpoint`, or a `pathlib.Path`.
+
+    Raises:
+        ValueError: if no such tag or file is known, or the licence needs
+            `accept_noncommercial=True`.
+    """
+    if weights is None:
+        return None
+    if isinstance(weights, registry.Checkpoint):
+        if architecture is None:
+            return weights
+        # Nothing is downloaded that can't fit or has not been accepted.
+        weights = weights.tag
+    elif not isinstance(weights, (str, os.PathLike)):
+        raise ValueError(
+            "`weights` must be None, a tag, a path or a row of CHECKPOINTS. "
+            f"Received: weights={weights!r}. Print the tags with "
+            "`python -m keras_resnext list`."
+        )
+    name = os.fspath(weights)
+    if architecture is None:
+        return pathlib.Path(name)
+    architecture = registry.find_architecture(architecture).name
+    tag = name.lower()
+    is_tag = tag == "imagenet" or (architecture, tag) in registry.CHECKPOINTS
+    if not is_tag and (os.path.exists(name) or re.search(r"[/\\.]", name)):
+        return pathlib.Path(name)
+    return registry.resolve(architecture, name, accept_noncommercial)
+
+
+def locate(source):
+    """Returns the path of a source's file; downloads it where needed.
+
+    Raises:
+        FileNotFoundError: if a path does not exist.
+        ConnectionError: if a checkpoint can't be downloaded.
+        ValueError: if the downloaded file is not the expected one.
+    """
+    if isinstance(source, registry.Checkpoint):
+        if source.url:
+            return downloads.fetch(source.url, source.sha256)
+        # Packaged, unless the path is absolute.
+        source = pathlib.Path(__file__).parents[1] / source.file
+    if not source.is_file():
+        raise FileNotFoundError(
+            "`weights` must be None, the path of a file or, for the named "
+            f"constructors, a tag. Received: weights='{source}', which is no "
+            "file. Check the path, or print the tags with `python -m "
+            "keras_resnext list`."
+        )
+    return source

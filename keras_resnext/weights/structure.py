@@ -1,0 +1,103 @@
+"""What network a file is of, read off the names and shapes in it."""
+
+import re
+
+from keras_resnext.registry import ARCHITECTURES
+
+_BLOCK = re.compile(r"conv(\d+)_block(\d+)_")
+
+
+def describe(shapes):
+    """Reads the fields of an `Architecture` off the weights of a network.
+
+    Args:
+        shapes: Dictionary from `layer/variable`, in this package's names, to
+            a shape.
+
+    Returns:
+        Dictionary with `depths`, `block`, `groups`, `width_per_group`,
+        `squeeze_excite`, and as far as it shows `stem`, `stem_width` and
+        `classes`; empty where it is no network of ours. How a network pools
+        does not show: see `describe_pytorch`.
+    """
+    depths = {}
+    for name in shapes:
+        if match := _BLOCK.match(name):
+            stage, block = map(int, match.groups())
+            depths[stage] = max(block, depths.get(stage, 0))
+    middle = _kernel(shapes, "conv2_block1_2_conv")
+    if not middle or sorted(depths) != list(range(2, len(depths) + 2)):
+        return {}
+    facts = {
+        "depths": tuple(depths[stage] for stage in sorted(depths)),
+        "squeeze_excite": "conv2_block1_se_reduce/kernel" in shapes,
+    }
+    if _kernel(shapes, "conv2_block1_3_conv"):
+        width, filters = middle[2:]
+        facts |= {"block": "bottleneck", "groups": filters // width}
+        facts["width_per_group"] = width
+    else:
+        facts |= {"block": "basic", "groups": 1, "width_per_group": 64}
+    first, second = (_kernel(shapes, f"conv1_{i}_conv") for i in (1, 2))
+    if first and second:
+        facts["stem"] = "deep" if first[3] == second[3] else "tiered"
+        facts["stem_width"] = second[3]
+    elif _kernel(shapes, "conv1_conv")[:1] == (3,):
+        facts["stem"] = "cifar"
+    top = tuple(shapes.get("predictions/kernel", ()))
+    return facts | ({"classes": top[1]} if len(top) == 2 else {})
+
+
+def describe_pytorch(shapes):
+    """Reads off PyTorch's names what others do not show.
+
+    Args:
+        shapes: Dictionary from a name in a state dict to a shape.
+
+    Returns:
+        Dictionary with `average_shortcut` and `stem`, as far as they show.
+    """
+    facts = {}
+    if any(".downsample.2." in name for name in shapes):
+        facts["average_shortcut"] = True
+    elif any(".downsample.0." in name for name in shapes):
+        facts["average_shortcut"] = False
+    if "layer0.conv1.weight" in shapes:
+        facts["stem"] = "legacy"
+    elif tuple(shapes.get("conv1.weight", ()))[2:] == (7, 7):
+        facts["stem"] = "imagenet"
+    return facts
+
+
+def describe_model(model):
+    """Reads the fields of an `Architecture` off a model of this package."""
+    names = {layer.name: layer for layer in model.layers}
+    facts = describe(
+        {
+            f"{layer.name}/{v.name}": tuple(v.shape)
+            for layer in model.layers
+            for v in layer.weights
+        }
+    )
+    if "conv3_block1_0_conv" in names:
+        facts["average_shortcut"] = "conv3_block1_0_pool" in names
+    if "conv1_pad" in names and "conv1_1_conv" not in names:
+        pad = getattr(names.get("pool1_pad"), "padding", None)
+        facts["stem"] = "legacy" if pad == ((0, 1), (0, 1)) else "imagenet"
+    return facts
+
+
+def fitting(facts):
+    """Returns the names of the architectures with these fields."""
+    facts = {field: facts[field] for field in facts if field != "classes"}
+    return [
+        name
+        for name, row in ARCHITECTURES.items()
+        if facts and all(getattr(row, f) == v for f, v in facts.items())
+    ]
+
+
+def _kernel(shapes, layer):
+    """Returns the shape of a layer's kernel, or () where it is none."""
+    shape = tuple(shapes.get(f"{layer}/kernel", ()))
+    return shape if len(shape) == 4 and all(shape) else ()
