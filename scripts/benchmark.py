@@ -4,6 +4,9 @@ r"""Measures this package beside others, on the machine at hand.
     python scripts/benchmark.py compare --batches 1 --only litert_int8 torch
     python scripts/benchmark.py growth
     python scripts/benchmark.py threads
+    python scripts/benchmark.py serve served/resnext50
+    python scripts/benchmark.py serve served/resnext50 --grpc localhost:8500 \
+        --model resnext50
     python scripts/benchmark.py gpu
     python scripts/benchmark.py gpu --network resnext29 --groups 32 \
         --width-per-group 4 --side 32 --batches 128 --train-batch 128
@@ -19,6 +22,9 @@ PyTorch does. Writes compare.md, compare.png and compare.json into --out.
 `growth` tells how the time grows with the batch, the images and the
 cardinality, and which share of the arithmetic peak that is.
 `threads` serves the SavedModel with several numbers of threads.
+`serve` asks a server of it from several clients at once, with encoded pictures
+and with arrays: --grpc names TensorFlow Serving; without, sessions like its own
+answer in another process.
 `gpu` compares Keras on JAX and on torch with PyTorch, on a GPU if there is one;
 TensorFlow need not be installed.
 
@@ -44,7 +50,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import tqdm
 
-from benchmarks import contenders
+from benchmarks import contenders, tasks
 from benchmarks.compare import (
     describe,
     machine,
@@ -53,7 +59,10 @@ from benchmarks.compare import (
     table,
     write,
 )
+from benchmarks.engines import keras as keras_engine
 from benchmarks.growth import SERIES, growth
+from benchmarks.prepare import prepare as write_files
+from benchmarks.serve import serve
 from common import files
 from keras_resnext.commands import console
 
@@ -139,7 +148,7 @@ def step(_):
     x = random.standard_normal((8, 224, 224, 3), dtype="float32")
     y = random.integers(0, 1000, 8)
     ours = keras_resnext.ResNeXt50(weights=None)
-    stock = contenders.with_stock_layers(ours)
+    stock = keras_engine.with_stock_layers(ours)
     for model in (ours, stock):
         model.compile("sgd", "sparse_categorical_crossentropy")
 
@@ -156,7 +165,7 @@ def prepare(task, chosen, backend="tensorflow"):
     artifacts = {c.artifact: None for c in chosen if c.artifact}
     with process() as once:
         versions = once.submit(
-            contenders.prepare, task, tuple(artifacts), backend
+            write_files, task, tuple(artifacts), backend
         ).result()
     return machine() | versions
 
@@ -180,7 +189,7 @@ def run_sections(arguments, name, title, inference, training, backend):
         if arguments.train_batch:
             batch = arguments.train_batch
             work.append((f"Training, batch {batch}", training, batch, True))
-        task = contenders.Task(
+        task = tasks.Task(
             pathlib.Path(folder),
             arguments.network,
             arguments.side,
@@ -236,7 +245,7 @@ def threads(arguments):
     chosen = chosen_from(contenders.threads(), arguments.only)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        task = contenders.Task(
+        task = tasks.Task(
             pathlib.Path(folder), arguments.network, arguments.side, batch=8
         )
         facts = prepare(task, chosen)
@@ -286,11 +295,12 @@ def parse_arguments():
         one.set_defaults(verb=verb)
         return one
 
-    files = console.Parser(add_help=False)
-    files.add_argument(
+    out = console.Parser(add_help=False)
+    out.add_argument(
         "--out", type=pathlib.Path, default="runs/benchmark", help="folder"
     )
     whole = console.POSITIVE
+    files = console.Parser(add_help=False, parents=[out])
     files.add_argument("--rounds", type=whole, default=5, help="turns of each")
     net = console.Parser(add_help=False)
     net.add_argument(
@@ -333,6 +343,24 @@ def parse_arguments():
         )
         _add_only(one, everyone)
     _add_only(add(threads, [files, net]), contenders.threads())
+    one = add(serve, [out])
+    one.add_argument("path", type=pathlib.Path, help="what `export` wrote")
+    one.add_argument("--grpc", help="host and port of TensorFlow Serving")
+    one.add_argument("--model", default="resnext50", help="its name there")
+    one.add_argument("--side", type=console.SIDE, default=224, help="pixels")
+    one.add_argument(
+        "--clients",
+        type=whole,
+        nargs="+",
+        default=[1, 4, 16],
+        help="numbers of clients that ask at once",
+    )
+    one.add_argument(
+        "--seconds",
+        type=console.SECONDS,
+        default=10,
+        help="of each measurement",
+    )
     one = add(growth, [files])
     for option, values in SERIES.items():
         one.add_argument(

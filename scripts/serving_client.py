@@ -12,6 +12,7 @@ not be read or decoded; the exit status is 1 if there was such a picture.
 
 import base64
 import pathlib
+import re
 import sys
 
 import requests
@@ -68,7 +69,11 @@ def rest(url, model, timeout):
                 timeout=timeout,
             )
             if not response.ok:
-                sys.exit(f"{response.status_code} from {url}: {response.text}")
+                raise _refusal(
+                    f"--rest={url}",
+                    f"{response.status_code}: {response.text}",
+                    len(pictures),
+                )
             answers = response.json()["predictions"]
             return [(a["labels"], a["scores"], a["errors"]) for a in answers]
         except requests.RequestException as error:
@@ -112,7 +117,11 @@ def grpc(target, model, timeout):
         try:
             outputs = stub.Predict(request, timeout).outputs
         except grpc.RpcError as error:
-            sys.exit(f"{error.code().name} from {target}: {error.details()}")
+            raise _refusal(
+                f"--grpc={target}",
+                f"{error.code().name}: {error.details()}",
+                len(pictures),
+            ) from error
         names = ("labels", "scores", "errors")
         if not outputs.keys() >= set(names):
             raise ValueError(
@@ -125,6 +134,27 @@ def grpc(target, model, timeout):
         return list(zip(texts, scores, errors, strict=True))
 
     return ask
+
+
+def _refusal(server, reason, count):
+    """Returns the error for an answer that is none.
+
+    Args:
+        server: The option that names the server.
+        reason: Its status and its words.
+        count: Number of pictures that were sent.
+    """
+    if re.search("larger than maximum input batch size|exceeds", reason):
+        return ValueError(
+            "A batch must not be larger than what the server takes. Received: "
+            f"--batch-size for {count} pictures at once from {server} "
+            f"({reason}). Pass a smaller --batch-size, or start the server "
+            "with the batching_parameters.txt beside the model."
+        )
+    return OSError(
+        "A server that answers is required. Received: "
+        f"{server} ({reason}). Start it, or check the address and --model."
+    )
 
 
 def files(paths):

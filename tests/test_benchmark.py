@@ -15,13 +15,13 @@ from keras_resnext.registry import ARCHITECTURES
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the exports are TensorFlow's", allow_module_level=True)
-from benchmarks import compare, contenders, growth
+from benchmarks import compare, growth, tasks
 
 BENCHMARK = pathlib.Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
 
-def result(key, times, precision="float32", ours=False, goal=None):
-    who = contenders.Contender(key, key, None, precision, ours=ours, goal=goal)
+def result(key, times, precision="float32", ours=False, **options):
+    who = tasks.Contender(key, key, None, precision, ours=ours, **options)
     same = {"loaded_mb": 567.0, "peak_mb": 1234.0, "processors": 2.0}
     turns = [{"ms": t, **same} for t in times]
     return compare.Result(who, 1e-6, turns, images=8, steps=1)
@@ -48,6 +48,17 @@ def test_peer_without_ours_of_its_precision():
     alone = [RESULTS[0], RESULTS[4], result("x", [1] * 4, "int8")]
     assert compare.ratios(alone) == pytest.approx([None, 1.25, 1 / 16])
     assert compare.ratios(RESULTS[3:]) == [None, None]
+
+
+def test_who_names_another_is_compared_with_that():
+    pair = [
+        result("file", [30] * 4),
+        result("peer's file", [33] * 4, against="file"),
+        result("int8", [10] * 4, "int8", against="file"),
+        result("peer's int8", [12] * 4, "int8", against="int8"),
+    ]
+    found = compare.ratios([*RESULTS[:2], *pair])
+    assert found[3:] == pytest.approx([1.1, 3, 1.2])
 
 
 def test_table():
@@ -141,18 +152,21 @@ def run(*arguments, **environment):
 
 
 def test_compare_measures_in_processes(tmp_path):
-    pytest.importorskip("torch", reason="pip install -e '.[parity]'")
+    for package in ("onnxscript", "tf2onnx", "torch"):
+        pytest.importorskip(package, reason="pip install '.[export,parity]'")
     answer = run(
         *("compare", "--network", "resnext29", "--side", 16, "--out", tmp_path),
         *("--batches", 2, "--train-batch", 2, "--rounds", 2),
         *("--seconds", 0.01, "--only"),
-        *("predict_on_batch", "shares_float32", "torch", "fit_dataset"),
+        *("predict_on_batch", "shares_float32", "onnxruntime"),
+        *("onnxruntime_torch", "torch", "fit_dataset"),
     )
     assert answer.returncode == 0, answer.stderr
     stored = json.loads((tmp_path / "compare.json").read_text())
     inference, training = stored["sections"].values()
     assert [row["key"] for row in inference] == [
-        *("predict_on_batch", "shares_float32", "torch")
+        *("predict_on_batch", "shares_float32", "onnxruntime"),
+        *("onnxruntime_torch", "torch"),
     ]
     assert [row["key"] for row in training] == ["fit_dataset", "torch"]
     for row in (*inference, *training):
@@ -200,3 +214,40 @@ def test_unknown_network_is_one_sentence(tmp_path):
     last = answer.stderr.splitlines()[-1]
     assert last.startswith("`--network` must be one of resnext50_32x4d, ")
     assert last.endswith("Received: network='vgg'. Choose one of them.")
+
+
+def test_serve_asks_from_many_clients(tmp_path):
+    for package in ("grpc", "tensorflow_serving"):
+        pytest.importorskip(package, reason="pip install '.[export]'")
+    from keras_resnext.export import export
+
+    keras.utils.set_random_seed(0)
+    model = keras_resnext.ResNeXt(
+        (1,), 2, 4, input_shape=(32, 32, 3), classes=10, stem="cifar"
+    )
+    export(model, tmp_path / "served", checkpoint="resnext29/cifar10")
+    answer = run(
+        *("serve", tmp_path / "served", "--side", 32, "--clients", 1, 3),
+        *("--seconds", 0.2, "--out", tmp_path / "out"),
+    )
+    assert answer.returncode == 0, answer.stderr
+    lines = (tmp_path / "out" / "serve.md").read_text().splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines[4:]]
+    assert [row[:3] for row in rows] == [
+        [service, signature, clients]
+        for service in ("least latency", "most pictures a second")
+        for signature in ("serving_bytes", "serving_default")
+        for clients in ("1", "3")
+    ]
+    for *_, speed, median, worst in rows:
+        assert float(speed) > 0 and 0 < float(median) <= float(worst)
+
+
+def test_a_server_that_is_down_is_one_sentence(tmp_path):
+    pytest.importorskip("tensorflow_serving", reason="pip install '.[export]'")
+    answer = run("serve", tmp_path, "--grpc", "localhost:1", "--out", tmp_path)
+    assert answer.returncode == 1
+    last = answer.stderr.splitlines()[-1]
+    assert last.startswith("A server that answers is required. Received: UNAV")
+    answer = run("serve", tmp_path / "none", "--out", tmp_path)
+    assert "A folder that `export` wrote as a SavedMo" in answer.stderr

@@ -625,7 +625,7 @@ def test_warm_up_requests(artifact):
 def batching_message():
     """TensorFlow Serving's `BatchingParameters`, which its package lacks.
 
-    Source: session_bundle_config.proto; of its fields those for all sessions.
+    Source: session_bundle_config.proto of TensorFlow Serving 2.20.
     """
     proto = descriptor_pb2.FileDescriptorProto(
         name="batching.proto",
@@ -633,17 +633,19 @@ def batching_message():
         dependency=[wrappers_pb2.DESCRIPTOR.name],
     )
     message = proto.message_type.add(name="BatchingParameters")
-    for name in (
-        "max_batch_size",
-        "batch_timeout_micros",
-        "max_enqueued_batches",
-        "num_batch_threads",
+    for number, name, kind in (
+        (1, "max_batch_size", "Int64Value"),
+        (2, "batch_timeout_micros", "Int64Value"),
+        (3, "max_enqueued_batches", "Int64Value"),
+        (4, "num_batch_threads", "Int64Value"),
+        (8, "enable_large_batch_splitting", "BoolValue"),
+        (9, "max_execution_batch_size", "Int64Value"),
     ):
         message.field.add(
             name=name,
-            number=1 + len(message.field),
+            number=number,
             type="TYPE_MESSAGE",
-            type_name=".google.protobuf.Int64Value",
+            type_name=f".google.protobuf.{kind}",
         )
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
@@ -656,10 +658,13 @@ def test_batching_parameters_are_tensorflow_servings(artifact):
     folder = artifact("resnext29", "saved_model").path.parent
     text = (folder / "batching_parameters.txt").read_text("utf-8")
     parameters = text_format.Parse(text, batching_message())
-    assert parameters.max_batch_size.value == 32
+    # The server's own count: one for each processor.
+    assert not parameters.HasField("num_batch_threads")
+    # A larger request is divided; the proto wants this order of the two.
+    assert parameters.enable_large_batch_splitting.value
+    assert parameters.max_execution_batch_size.value == 8
+    assert parameters.max_batch_size.value >= 64
     assert parameters.batch_timeout_micros.value == 2000
-    # With fewer, requests would wait for each other, or be refused.
-    assert parameters.num_batch_threads.value > 1
     assert parameters.max_enqueued_batches.value > 1
 
 

@@ -19,7 +19,8 @@ import statistics
 import numpy as np
 import tqdm
 
-from benchmarks import contenders
+from benchmarks import worker
+from benchmarks.tasks import Contender
 from common import files
 
 # Greatest difference from PyTorch's float32, relative to its greatest output.
@@ -33,14 +34,14 @@ class Result:
     """What one contender did.
 
     Attributes:
-        contender: Which one, a `contenders.Contender`.
+        contender: Which one, a `Contender`.
         difference: From PyTorch's float32, relative to the greatest output.
-        turns: What `contenders.turn` returned, one for each round.
+        turns: What `worker.turn` returned, one for each round.
         images: Number of images in a call.
         steps: Number of batches one after the other in a call.
     """
 
-    contender: contenders.Contender
+    contender: Contender
     difference: float
     turns: list
     images: int
@@ -77,8 +78,8 @@ def measure(chosen, task, rounds, seconds):
     """Gives each contender as many turns as there are rounds.
 
     Args:
-        chosen: `contenders.Contender`s, in the order of their turns.
-        task: `contenders.Task`.
+        chosen: `Contender`s, in the order of their turns.
+        task: `tasks.Task`.
         rounds: Number of turns of each.
         seconds: Length of a turn; a call that has begun is finished.
 
@@ -95,7 +96,7 @@ def measure(chosen, task, rounds, seconds):
         processes, results = [], []
         for contender in progress(chosen, "starting"):
             processes.append(stack.enter_context(process()))
-            first = processes[-1].submit(contenders.start, contender, task)
+            first = processes[-1].submit(worker.start, contender, task)
             limit = limits[contender.precision]
             difference = check(contender, first.result(), expected, limit)
             results.append(
@@ -103,7 +104,7 @@ def measure(chosen, task, rounds, seconds):
             )
         for _ in progress(range(rounds), f"batch {task.batch}"):
             for runner, result in zip(processes, results, strict=True):
-                turn = runner.submit(contenders.turn, seconds).result()
+                turn = runner.submit(worker.turn, seconds).result()
                 result.turns.append(turn)
     return results
 
@@ -152,11 +153,13 @@ def paired_ratio(slow, fast):
 def ratios(results):
     """Returns for each result how many times ours is as fast, or None.
 
-    A peer is compared with the fastest of ours in its precision, or in
-    float32 where there is none. One of ours that computes in fewer bits is
-    compared the other way round: how many times it is as fast as the fastest
-    of ours in float32.
+    A peer is compared with the one that it names, with the fastest of ours in
+    its precision, or in float32 where there is none. Who computes in fewer
+    bits than the one it is compared with is compared the other way round: how
+    many times it is as fast. So are those of ours, with our fastest in
+    float32.
     """
+    named = {result.contender.key: result for result in results}
     best = {}
     for result in sorted(results, key=lambda result: -result.ms):
         if result.contender.ours:
@@ -164,10 +167,14 @@ def ratios(results):
     whole = best.get("float32")
     found = []
     for result in results:
-        precision = result.contender.precision
-        slow, fast = result, best.get(precision, whole)
-        if result.contender.ours:
-            slow, fast = whole, result if precision != "float32" else None
+        who = result.contender
+        slow, fast = result, best.get(who.precision, whole)
+        if who.ours:
+            slow, fast = whole, result if who.precision != "float32" else None
+        other = named.get(who.against)
+        if other:
+            fewer = who.precision != other.contender.precision
+            slow, fast = (other, result) if fewer else (result, other)
         found.append(paired_ratio(slow, fast) if slow and fast else None)
     return found
 

@@ -8,6 +8,8 @@ import time
 import numpy as np
 
 from benchmarks import compare
+from benchmarks.tasks import versions
+from common import files
 
 # What varies, one at a time, around the first values below.
 BASE = {"batches": 8, "sides": 224, "cardinalities": 32}
@@ -107,8 +109,6 @@ def growth(arguments):
             f"`--cardinalities` must be of {list(WIDTHS)}. Received: "
             f"{sorted(unknown)}. There are no widths of equal cost for others."
         )
-    from benchmarks.contenders import versions
-
     arguments.out.mkdir(parents=True, exist_ok=True)
     peaks = peak_functions()
     rows = []
@@ -163,7 +163,7 @@ def write(out, facts, rows):
         + "\n".join(lines)
         + "\n\n![Share of the peak](growth.png)\n"
     )
-    compare.replace(out / "growth.md", text)
+    files.write(out / "growth.md", text)
     draw(out / "growth.png", rows)
     print(text)
 

@@ -1,0 +1,87 @@
+"""Keras: `predict`, `predict_on_batch` and `fit`, on any backend."""
+
+import numpy as np
+
+from benchmarks import tasks
+
+
+def build(task, stock=False):
+    """Builds the network; of Keras's own layers where `stock`."""
+    import keras_resnext
+
+    row = tasks.network(task)
+    model = keras_resnext.ResNeXt(
+        row.depths,
+        row.groups,
+        row.width_per_group,
+        weights=task.folder / "weights.safetensors",
+        input_shape=(task.side, task.side, 3),
+        classes=row.classes,
+        classifier_activation=None,
+        block=row.block,
+        stem=row.stem,
+    )
+    return with_stock_layers(model) if stock else model
+
+
+def with_stock_layers(model):
+    """Returns the same network of the layers that Keras ships."""
+    import keras
+
+    from keras_resnext.layers import BatchNormalization, GroupedConv2D
+
+    def stock(layer):
+        config = layer.get_config()
+        if isinstance(layer, GroupedConv2D):
+            return keras.layers.Conv2D.from_config(config)
+        if isinstance(layer, BatchNormalization):
+            return keras.layers.BatchNormalization.from_config(config)
+        return type(layer).from_config(config)
+
+    clone = keras.models.clone_model(model, clone_function=stock)
+    clone.set_weights(model.get_weights())
+    return clone
+
+
+def predict(task, policy="float32", stock=False, at_once=False):
+    """Keras's `predict` with its defaults, or `predict_on_batch`."""
+    import keras
+
+    keras.config.set_dtype_policy(policy)
+    model, images = build(task, stock), tasks.images(task)
+    if at_once:
+        return lambda: model.predict_on_batch(images)
+    return lambda: model.predict(images, batch_size=task.batch, verbose=0)
+
+
+def fit(task, policy="float32", dataset=False):
+    """Keras's `compile` and `fit` with their defaults; gives the loss.
+
+    `fit` takes arrays or, as the docs advise, a dataset that is not tuned.
+    """
+    import keras
+
+    keras.config.set_dtype_policy(policy)
+    model, (images, labels) = build(task), tasks.steps(task)
+    model.compile(
+        keras.optimizers.SGD(tasks.LEARNING_RATE, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    data = (images, labels, task.batch)
+    if dataset:
+        data = (_dataset(*data),)
+
+    def run():
+        history = model.fit(*data, shuffle=False, verbose=0)
+        return np.array(history.history["loss"])
+
+    return run
+
+
+def _dataset(images, labels, batch):
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels))
+    return dataset.batch(batch).with_options(options)
