@@ -695,7 +695,9 @@ def classify_with_client(monkeypatch, capsys, folder, *options):
     capsys.readouterr()  # what an export printed that this test had to make
     with pytest.raises(SystemExit) as end:
         script("serving_client").main()
-    return end.value.code, capsys.readouterr().out.splitlines()
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
+    return end.value.code, lines or output.err.splitlines()[-1:]
 
 
 def check_lines(code, lines, folder, path):
@@ -746,10 +748,11 @@ def test_grpc_client(artifact, folder, monkeypatch, capsys):
             monkeypatch, capsys, folder, *options
         )
         check_lines(code, lines, folder, path)
-        code, _ = classify_with_client(
+        code, (line,) = classify_with_client(
             monkeypatch, capsys, folder, *options, "--model", "other"
         )
-        assert code == f"NOT_FOUND from {target}: no such model"
+        assert code == 1
+        assert f"--grpc={target} (NOT_FOUND: no such model). Start it" in line
     finally:
         server.stop(None).wait()
 
@@ -792,10 +795,11 @@ def test_rest_client(artifact, folder, monkeypatch, capsys):
                 monkeypatch, capsys, folder, "--rest", url
             )
             check_lines(code, lines, folder, path)
-            code, _ = classify_with_client(
+            code, (line,) = classify_with_client(
                 monkeypatch, capsys, folder, "--rest", url, "--model", "o"
             )
-            assert code.startswith(f"404 from {url}")
+            assert code == 1
+            assert f"Received: --rest={url} (404: " in line
         finally:
             server.shutdown()
             thread.join()
@@ -805,15 +809,32 @@ def test_rest_client(artifact, folder, monkeypatch, capsys):
     "paths, message",
     [
         (["nowhere.jpg"], "nowhere.jpg, which does not exist"),
-        ([str(formats.PICTURES[0])], "ConnectionError from http://localhost:1"),
+        (
+            [str(formats.PICTURES[0])],
+            "Received: --rest=http://localhost:1 (ConnectionError",
+        ),
     ],
 )
-def test_client_says_what_is_missing(monkeypatch, paths, message):
+def test_client_says_what_is_missing(monkeypatch, capsys, paths, message):
     options = ["--model", "m", "--rest", "http://localhost:1"]
     monkeypatch.setattr(sys, "argv", ["client", *paths, *options])
     monkeypatch.setenv("NO_PROXY", "localhost")
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(SystemExit):
         script("serving_client").main()
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "reason, advice",
+    [
+        ("Task size 64 is larger than maximum input batch size 32", "smaller"),
+        ("failed to connect to all addresses", "Start it, or check the addr"),
+    ],
+)
+def test_client_says_the_way_out(reason, advice):
+    error = script("serving_client")._refusal("--grpc=h:1", reason, 64)
+    assert f"({reason}). " in str(error) and advice in str(error)
+    assert str(error).count("Received: ") == 1
 
 
 @pytest.mark.parametrize("package", ["grpc", "tensorflow_serving"])
@@ -878,7 +899,8 @@ def test_client_of_another_server(monkeypatch, answer):
         thread = threading.Thread(target=server.handle_request)
         thread.start()
         url = f"http://localhost:{server.server_port}"
-        with pytest.raises(SystemExit, match=rf"Error from {url}: "):
+        message = rf"Received: (--rest=|another answer from ){url} \("
+        with pytest.raises((OSError, ValueError), match=message):
             script("serving_client").rest(url, "m", 60.0)([b"picture"])
         thread.join()
 
