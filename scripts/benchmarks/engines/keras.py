@@ -4,6 +4,16 @@ import numpy as np
 
 from benchmarks import tasks
 
+# Fields of an architecture that `ResNeXt` takes by name.
+SWITCHES = (
+    "block",
+    "stem",
+    "stem_width",
+    "squeeze_excite",
+    "average_shortcut",
+    "anti_aliased",
+)
+
 
 def build(task, stock=False):
     """Builds the network; of Keras's own layers where `stock`."""
@@ -18,8 +28,7 @@ def build(task, stock=False):
         input_shape=(task.side, task.side, 3),
         classes=row.classes,
         classifier_activation=None,
-        block=row.block,
-        stem=row.stem,
+        **{name: getattr(row, name) for name in SWITCHES},
     )
     return with_stock_layers(model) if stock else model
 
