@@ -41,6 +41,7 @@ __all__ = [
     "decode_predictions",
     "eval_transform",
     "export",
+    "from_hub",
     "layers",
     "preprocess_input",
     "registry",
@@ -92,6 +93,7 @@ if pathlib.Path(*sys.argv[:1]).stem not in ("-m", "keras-resnext"):
         WideResNet50_2,
         WideResNet101_2,
         build,
+        from_hub,
     )
 
 

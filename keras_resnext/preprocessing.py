@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from keras_resnext import registry
+from keras_resnext.weights import hub
 
 # Of a picture, for all that decode it: phones make 16320 x 12240 pixels.
 MAX_PIXELS = 200_000_000
@@ -105,7 +106,7 @@ def _is_tensorflow(x):
     return tf is not None and tf.is_tensor(x)
 
 
-def decode_predictions(preds, top=5):
+def decode_predictions(preds, top=5, labels=None):
     """Names the most probable classes.
 
     The class names are those of `keras.applications`; they are packaged, so
@@ -115,29 +116,43 @@ def decode_predictions(preds, top=5):
         preds: Scores, `(batch, 1000)` for ImageNet's classes or `(batch, 10)`
             for CIFAR-10's; an array or a tensor.
         top: Number of classes to name, at least 1.
+        labels: Names of the classes, in their order, if they are others; or
+            `"hf://USER/NAME"` for those of a network on the hub.
 
     Returns:
         A list for each image, of tuples `(id, name, score)`, best first and
         of equal scores the lower class first. The id is ImageNet's WordNet
-        id, as `"n02124075"`, or as `"cifar10_3"`.
+        id, as `"n02124075"`, or as `"cifar10_3"`; with `labels` it is the
+        name.
 
     Raises:
         ValueError: If `preds` has no such shape, or if `top` is below 1.
     """
+    if isinstance(labels, str):
+        labels = eval_transform(labels).checkpoint.labels
     if top < 1:
         raise ValueError(
             "`top` must be at least 1. Received: "
             f"top={top}. Leave it out for 5."
         )
     preds = _to_numpy(preds)
-    if preds.ndim != 2 or preds.shape[1] not in (1000, 10):
+    if labels is not None:
+        if preds.ndim != 2 or preds.shape[1] != len(labels):
+            raise ValueError(
+                f"`preds` must have the shape (batch, {len(labels)}), a score "
+                f"for each label. Received: preds.shape={preds.shape}. Pass "
+                "as many labels as there are classes."
+            )
+        names = [(label, label) for label in labels]
+    elif preds.ndim != 2 or preds.shape[1] not in (1000, 10):
         raise ValueError(
             "`preds` must have the shape (batch, 1000) of ImageNet or "
             f"(batch, 10) of CIFAR-10. Received: preds.shape={preds.shape}. "
-            "Use your own list of names for other classes."
+            "Pass `labels` for other classes."
         )
-    names = _imagenet_classes()
-    if preds.shape[1] == 10:
+    elif preds.shape[1] == 1000:
+        names = _imagenet_classes()
+    else:
         names = [(f"cifar10_{i}", name) for i, name in enumerate(_CIFAR10)]
     order = np.argsort(-preds.astype("float64"), axis=1, kind="stable")
     return [
@@ -215,18 +230,32 @@ class EvalTransform:
     def _apply(self, image):
         row = self.checkpoint
         image = _open(image, self.max_pixels)
-        width, height = image.size
-        short = min(width, height)
         image = image.resize(
-            (
-                int(row.resize * width / short),
-                int(row.resize * height / short),
-            ),
-            _INTERPOLATIONS[row.interpolation],
+            _resized(image.size, row), _INTERPOLATIONS[row.interpolation]
         )
         left, top = (_offset(length, row.crop) for length in image.size)
-        image = image.crop((left, top, left + row.crop, top + row.crop))
+        box = (left, top, left + row.crop, top + row.crop)
+        if row.crop_mode == "border":
+            colour = tuple(round(255 * v) for v in row.mean)
+            canvas = Image.new("RGB", (row.crop, row.crop), colour)
+            canvas.paste(image, (-left, -top))
+            image = canvas
+        else:
+            image = image.crop(box)
         return _normalise(np.asarray(image, "float32"), row.mean, row.std)
+
+
+def _resized(size, row):
+    """Returns the size that a picture gets before it is cropped.
+
+    Source: timm's `transforms_imagenet_eval` and `ResizeKeepRatio`.
+    """
+    if row.crop_mode == "squash":
+        return row.resize, row.resize
+    if row.crop_mode == "border":
+        ratio = row.resize / max(size)
+        return tuple(max(1, round(length * ratio)) for length in size)
+    return tuple(int(row.resize * length / min(size)) for length in size)
 
 
 def eval_transform(checkpoint, max_pixels=MAX_PIXELS):
@@ -247,7 +276,8 @@ def eval_transform(checkpoint, max_pixels=MAX_PIXELS):
     Args:
         checkpoint: A `keras_resnext.registry.Checkpoint`, or its architecture
             and tag as `"resnext50_32x4d/imagenet1k_v2"`; the architecture
-            alone stands for its `"imagenet"` checkpoint.
+            alone stands for its `"imagenet"` checkpoint. Or a network on the
+            hub, `"hf://USER/NAME"`, whose config.json says how it is tested.
         max_pixels: Greatest number of pixels of a picture, read off its
             header before it is decoded; each takes about 4 bytes. A picture
             whose longer side is more than 100 times its shorter one is
@@ -267,6 +297,8 @@ def eval_transform(checkpoint, max_pixels=MAX_PIXELS):
             "`max_pixels` must be a positive integer. Received: "
             f"max_pixels={max_pixels!r}. Leave it out for {MAX_PIXELS:,}."
         )
+    if str(checkpoint).startswith(hub.PREFIX):
+        checkpoint = hub.describe(checkpoint)
     if not isinstance(checkpoint, registry.Checkpoint):
         architecture, _, tag = checkpoint.partition("/")
         checkpoint = registry.resolve(

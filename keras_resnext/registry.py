@@ -420,7 +420,7 @@ def find_architecture(name):
     """
     wanted = _plain(name)
     for row in ARCHITECTURES.values():
-        if wanted in (_plain(row.name), _plain(row.constructor)):
+        if wanted in map(_plain, filter(None, (row.name, row.constructor))):
             return row
     raise ValueError(
         "`architecture` must be a known one. Received: architecture="
@@ -461,7 +461,7 @@ def register(row):
         table, key = ARCHITECTURES, row.name
         taken = [r for r in table.values() if r != row and _same(r, row)]
         _require(
-            _plain(row.name) and not taken,
+            re.fullmatch(r"[\w. -]*\w[\w. -]*", row.name) and not taken,
             "An architecture must have a name of its own",
             "Choose another one.",
             name=row.name,

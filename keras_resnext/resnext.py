@@ -280,6 +280,7 @@ def ResNeXt(
     classifier_activation="softmax",
     name="resnext",
     *,
+    accept_noncommercial=False,
     block="bottleneck",
     stem="imagenet",
     stem_width=32,
@@ -302,8 +303,9 @@ def ResNeXt(
         groups: The paper's cardinality.
         width_per_group: The paper's bottleneck width, for 64 planes.
         include_top: Whether to end with average pooling and a classifier.
-        weights: `None` for random values, or the path of a file. The named
-            constructors take tags, too.
+        weights: `None` for random values, the path of a file, or
+            `"hf://USER/NAME"` on the hub. The named constructors take tags,
+            too.
         input_tensor: Keras tensor to use as the images, or `None`.
         input_shape: Shape of one image. Sizes may be `None`. With a top it
             defaults to `(224, 224, 3)`, or `(32, 32, 3)` for `stem="cifar"`,
@@ -314,6 +316,8 @@ def ResNeXt(
         classifier_activation: Activation of the classifier; `None` returns
             logits.
         name: Name of the model; it selects no file.
+        accept_noncommercial: Whether the licence of weights on the hub may
+            forbid commercial use.
         block: `"bottleneck"`, or `"basic"` as in ResNet-18 and -34.
         stem: `"imagenet"` (7x7 convolution and pooling, together stride 4),
             `"deep"` (three 3x3 convolutions in place of the 7x7, as in nets
@@ -374,7 +378,7 @@ def ResNeXt(
     return _build(
         row,
         include_top,
-        choose(None, weights),
+        choose(None, weights, accept_noncommercial),
         input_tensor,
         input_shape,
         pooling,
@@ -466,7 +470,8 @@ def build(  # noqa: D417 (`_documented` adds the others)
             that `keras_resnext.registry.register` was given.
         weights: `"imagenet"` for the best checkpoint whose licence allows any
             use, the tag of another one (`python -m keras_resnext list`), the
-            path of a file, or `None` for random values.
+            path of a file, `"hf://USER/NAME"` or `"hf://USER/NAME@REVISION"`
+            on the Hugging Face hub, or `None` for random values.
         classes: Number of classes, by default the architecture's; with
             pretrained weights as in the file.
         name: Name of the model, by default the architecture's.
@@ -499,6 +504,92 @@ def build(  # noqa: D417 (`_documented` adds the others)
     )
 
 
+def from_hub(  # noqa: D417 (`_documented` adds the others)
+    repository,
+    include_top=True,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    classifier_activation="softmax",
+    name=None,
+    *,
+    accept_noncommercial=False,
+    output_stride=None,
+    zero_gamma=False,
+    stochastic_depth=0.0,
+):
+    """Builds the network of a repository on the Hugging Face hub.
+
+    It has the architecture and the classes of its config.json, with the
+    weights in its model.safetensors or pytorch_model.bin. Its pictures are
+    those of `eval_transform("hf://USER/NAME")`.
+
+        model = keras_resnext.from_hub("timm/seresnext50_32x4d.racm_in1k")
+
+    Args:
+        repository: `"USER/NAME"` or `"USER/NAME@REVISION"`.
+        input_shape: Shape of one image; by default that of the network's
+            tests, without a top `(None, None, 3)`.
+        name: Name of the model, by default the architecture's.
+        accept_noncommercial: Whether its licence may forbid commercial use.
+
+    Returns:
+        A functional `keras.Model`, as `keras_resnext.ResNeXt`.
+
+    Raises:
+        ValueError: as `ResNeXt`, and if the repository has no network that
+            this package builds, or if its licence needs
+            `accept_noncommercial=True`.
+        ConnectionError: if it can't be downloaded.
+        ImportError: if `huggingface_hub` is not installed.
+    """
+    hub = f"hf://{str(repository).removeprefix('hf://')}"
+    source = choose(None, hub, accept_noncommercial)
+    stored = read(source)
+    row = ARCHITECTURES.get(source.architecture)
+    if row is None:
+        row = _unlisted(source, stored.facts)
+    if include_top and input_shape is None and input_tensor is None:
+        side = source.crop
+        last = arguments.channels_last()
+        input_shape = (side, side, 3) if last else (3, side, side)
+    return _build(
+        row,
+        include_top,
+        stored,
+        input_tensor,
+        input_shape,
+        pooling,
+        source.classes,
+        classifier_activation,
+        row.name if name is None else name,
+        output_stride,
+        zero_gamma,
+        stochastic_depth,
+    )
+
+
+def _unlisted(source, facts):
+    """Returns the architecture of a network of the family without a row."""
+    # timm's names; what is in none of them may compute in another way.
+    family = r"(se)?(wide_)?resne(x?)t(aa)?\d+[a-z]?(_\d+(x\d+d)?)?"
+    match = re.fullmatch(family, source.architecture)
+    arguments.require(
+        match,
+        "The network must be a ResNet or ResNeXt of timm's plain, SE, D, T or "
+        "AA kind",
+        "See `python -m keras_resnext list`.",
+        architecture=source.architecture,
+    )
+    facts = {k: v for k, v in facts.items() if k != "classes"}
+    return Architecture(
+        source.architecture,
+        None,
+        anti_aliased=match[4] is not None,
+        **facts,
+    )
+
+
 def _documented(function, **texts):
     """Completes the arguments in a docstring with those of `ResNeXt`."""
 
@@ -521,6 +612,7 @@ def _documented(function, **texts):
 
 
 _documented(build)
+_documented(from_hub)
 
 
 def _constructor(architecture):
@@ -547,7 +639,9 @@ def _constructor(architecture):
         Args:
             weights: `"imagenet"` for the best checkpoint whose licence allows
                 any use, the tag of another one (`python -m keras_resnext
-                list`), the path of a file, or `None` for random values.
+                list`), the path of a file, `"hf://USER/NAME"` or
+                `"hf://USER/NAME@REVISION"` on the Hugging Face hub, or `None`
+                for random values.
             accept_noncommercial: Whether a checkpoint may be used whose
                 licence forbids commercial use.
 
@@ -641,7 +735,7 @@ def ResNeXt29(  # noqa: D417
             weights, or 16.
         width_per_group: The paper's width, 64 there; by default that of the
             weights, or 4.
-        accept_noncommercial: As in the other constructors; no weights need it.
+        accept_noncommercial: As in the other constructors.
         output_stride: `None` or 4, the network's own.
 
     Returns:

@@ -282,7 +282,8 @@ def test_offline_says_where_to_put_the_file(tmp_path):
     with pytest.raises(ConnectionError) as raised:
         downloads.fetch(url, SHA256, tmp_path)
     assert str(raised.value) == (
-        "A server that sends the file is required. Received: "
+        "Could not download the file: a server that sends it is required. "
+        "Received: "
         f"url='{url}' (ConnectionError). Connect and call again, or put the "
         f"file by hand at '{tmp_path / 'weights.bin'}'."
     )

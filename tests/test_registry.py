@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import pathlib
 import re
@@ -5,7 +6,9 @@ import string
 
 import pytest
 
+import keras_resnext
 from keras_resnext import registry
+from keras_resnext.commands import listing
 from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, resolve
 
 # Tag, SHA-256 prefix, resize/crop, filter, top-1 and top-5 in %, licence:
@@ -417,6 +420,103 @@ def test_packaged_checkpoint():
     assert hashlib.sha256(file.read_bytes()).hexdigest() == row.sha256
     assert row.classes == 10
     assert 80 < row.top1 < row.top5 < 100
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnext50_32x4d",
+        "ResNeXt50",
+        "resnext50",
+        "RESNEXT-50",
+        "ResNeXt-50 32x4d",
+    ],
+)
+def test_names_forgive_case_and_hyphens(name):
+    row = ARCHITECTURES["resnext50_32x4d"]
+    assert registry.find_architecture(name) is row
+    assert resolve(name, "imagenet").architecture == row.name
+    transform = keras_resnext.eval_transform(f"{name}/IMAGENET1K_V1")
+    assert transform.checkpoint is CHECKPOINTS[row.name, "imagenet1k_v1"]
+
+
+def test_no_two_architectures_share_a_name():
+    for row in ARCHITECTURES.values():
+        for name in (row.name, row.constructor):
+            assert registry.find_architecture(name) is row
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    for table in ("ARCHITECTURES", "CHECKPOINTS"):
+        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+
+
+OWN = registry.Architecture(
+    "mine", None, (1,), groups=2, width_per_group=1, stem="cifar", classes=16
+)
+
+
+def own(**changes):
+    facts = dict(
+        architecture="mine",
+        tag="first",
+        url=None,
+        sha256=None,
+        licence="mit",
+        source="me",
+        resize=40,
+        crop=32,
+        interpolation="bilinear",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        top1=None,
+        top5=None,
+        classes=16,
+        file=str(pathlib.Path(__file__).with_name("fixtures") / "net_zip.pth"),
+    )
+    return registry.Checkpoint(**(facts | changes))
+
+
+def test_rows_of_ones_own(tables):
+    assert registry.register(OWN) is OWN is registry.register(OWN)
+    row = registry.register(own())
+    model = keras_resnext.build("Mine", weights="First")
+    assert (model.name, model.output_shape) == ("mine", (None, 16))
+    assert keras_resnext.eval_transform("mine/first").checkpoint is row
+    with pytest.raises(ValueError, match="`classes` must be 16"):
+        keras_resnext.build("mine", weights="first", classes=3)
+    with pytest.raises(ValueError, match=r"Pass one of 'first' \(mit\)"):
+        keras_resnext.build("mine")
+    pairs = [pair for pair in listing.checkpoints() if pair[0] is OWN]
+    assert pairs == [(OWN, row)]
+    assert listing.cells(pairs[0])[2:5] == ("-", "-", "- / -")
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        (dataclasses.replace(OWN, name="ResNeXt_50"), "a name of its own"),
+        (dataclasses.replace(OWN, name="-"), "a name of its own"),
+        (dataclasses.replace(OWN, name="a/b"), "a name of its own"),
+        (
+            dataclasses.replace(OWN, name="other", depths=()),
+            "`depths` are required",
+        ),
+        (own(architecture="none"), "must be a known one"),
+        (own(tag="imagenet"), "a tag of its own"),
+        (own(tag="First"), "a tag of its own"),
+        (own(file=None), "one of `file`, `hub` and `url`"),
+        (own(hub="a/b"), "one of `file`, `hub` and `url`"),
+        (own(file=None, url="https://a.b/c.pth"), "needs its `sha256`"),
+    ],
+)
+def test_incomplete_rows(row, message, tables):
+    registry.register(OWN)
+    with pytest.raises(ValueError, match=message):
+        registry.register(row)
+    with pytest.raises(TypeError, match="an Architecture or a Checkpoint"):
+        registry.register("mine")
 
 
 def test_imagenet_of_a_cifar_network_names_cifar10():

@@ -69,6 +69,8 @@ def read(source):
     if facts:
         shapes = {n: a.shape for n, a in arrays.items()}
         facts |= structure.describe_pytorch(shapes)
+    if getattr(source, "hub", None):
+        structure.check(facts, source)
     return Stored(path, named, facts)
 
 

@@ -97,9 +97,9 @@ def _download(url, sha256, path):
         received = _digest(part)
         part.unlink()
         raise ValueError(
-            f"A download with SHA-256 {sha256} is required. Received: "
-            f"sha256={received!r} from url={url!r}. It was deleted: call "
-            "again, and if this repeats, check the URL and the digest."
+            f"Could not download the file: SHA-256 {sha256} is required. "
+            f"Received: sha256={received!r} from url={url!r}. It was deleted: "
+            "call again, and if this repeats, check the URL and the digest."
         )
     os.replace(part, path)
 
@@ -126,13 +126,14 @@ def _transfer(url, part, path):
         # The caller looked at `path`: a file there has failed its check.
         verb = "replace the wrong file" if path.exists() else "put the file"
         raise ConnectionError(
-            f"A server that sends the file is required. Received: url={url!r} "
+            "Could not download the file: a server that sends it is required. "
+            f"Received: url={url!r} "
             f"({reason}). Connect and call again, or {verb} by hand at "
             f"'{path}'."
         ) from error
     except urllib3.exceptions.HTTPError as error:
         raise ConnectionError(
-            "The whole file is required. Received: "
+            "Could not download the whole file, which is required. Received: "
             f"{part.stat().st_size} bytes from url={url!r} "
             f"({type(error).__name__}). Call again: the download continues "
             "where it stopped."

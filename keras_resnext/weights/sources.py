@@ -5,7 +5,7 @@ import pathlib
 import re
 
 from keras_resnext import registry
-from keras_resnext.weights import downloads
+from keras_resnext.weights import downloads, hub
 
 
 def choose(architecture, weights, accept_noncommercial=False):
@@ -14,7 +14,8 @@ def choose(architecture, weights, accept_noncommercial=False):
     Args:
         architecture: Name of an architecture, or `None` for a network that
             has no tags.
-        weights: `None`, a tag, a path, or a row of `registry.CHECKPOINTS`,
+        weights: `None`, a tag, a path, `"hf://USER/NAME"` or
+            `"hf://USER/NAME@REVISION"`, or a row of `registry.CHECKPOINTS`,
             which counts as its tag.
         accept_noncommercial: Whether rows with a non-commercial licence may
             be chosen.
@@ -23,8 +24,10 @@ def choose(architecture, weights, accept_noncommercial=False):
         `None`, a `Checkpoint`, or a `pathlib.Path`.
 
     Raises:
-        ValueError: if no such tag or file is known, or the licence needs
+        ValueError: if no such tag or file is known, if what is on the hub is
+            of another architecture, or if the licence needs
             `accept_noncommercial=True`.
+        ConnectionError: if the hub can't be reached.
     """
     if weights is None:
         return None
@@ -40,6 +43,8 @@ def choose(architecture, weights, accept_noncommercial=False):
             "`python -m keras_resnext list`."
         )
     name = os.fspath(weights)
+    if name.startswith(hub.PREFIX):
+        return _on_hub(architecture, name, accept_noncommercial)
     if architecture is None:
         return pathlib.Path(name)
     architecture = registry.find_architecture(architecture).name
@@ -48,6 +53,24 @@ def choose(architecture, weights, accept_noncommercial=False):
     if not is_tag and (os.path.exists(name) or re.search(r"[/\\.]", name)):
         return pathlib.Path(name)
     return registry.resolve(architecture, name, accept_noncommercial)
+
+
+def _on_hub(architecture, name, accept_noncommercial):
+    row = hub.describe(name)
+    wanted = architecture and registry.find_architecture(architecture).name
+    if wanted not in (None, row.architecture):
+        raise ValueError(
+            f"`weights` must be of {wanted}. Received: weights={name!r}, which "
+            f"is {row.architecture}. Load it with `keras_resnext.from_hub"
+            f"({row.hub!r})`."
+        )
+    if not (row.commercial or accept_noncommercial):
+        raise ValueError(
+            f"{row.licence}, which forbids commercial use, must be accepted "
+            f"for these weights. Received: weights={name!r}. Pass "
+            "`accept_noncommercial=True`, or choose others."
+        )
+    return row
 
 
 def locate(source):
@@ -59,6 +82,8 @@ def locate(source):
         ValueError: if the downloaded file is not the expected one.
     """
     if isinstance(source, registry.Checkpoint):
+        if source.hub:
+            return hub.fetch(source.hub)
         if source.url:
             return downloads.fetch(source.url, source.sha256)
         # Packaged, unless the path is absolute.

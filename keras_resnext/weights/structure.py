@@ -97,6 +97,28 @@ def fitting(facts):
     ]
 
 
+def check(facts, row):
+    """Checks that a file is of the network that a `Checkpoint` says it is.
+
+    Raises:
+        ValueError: If it is of another one, or has other classes.
+    """
+    names = fitting(facts)
+    known = row.architecture in ARCHITECTURES
+    if (
+        not facts
+        or facts.get("classes", row.classes) != row.classes
+        or (known and row.architecture not in names)
+    ):
+        raise ValueError(
+            f"The weights of hf://{row.hub} must be of {row.architecture} with "
+            f"{row.classes} classes, as its config.json says. Received: "
+            f"weights of {' or '.join(names) or 'another network'} with "
+            f"{facts.get('classes', 'no')} classes. Choose another repository, "
+            "or pass the file by its path."
+        )
+
+
 def _kernel(shapes, layer):
     """Returns the shape of a layer's kernel, or () where it is none."""
     shape = tuple(shapes.get(f"{layer}/kernel", ()))

@@ -1,0 +1,229 @@
+"""Networks on the Hugging Face hub: what they are of, and their files.
+
+`huggingface_hub` downloads, resumes, verifies and caches; it works offline
+from its cache, and `HF_ENDPOINT` names another server.
+"""
+
+import json
+import math
+import pathlib
+import re
+
+from keras_resnext import registry
+from keras_resnext.weights.torch_files import printable
+
+PREFIX = "hf://"
+_NAME = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_CONFIG = "config.json"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_MAX_CONFIG = 2**24  # bytes: far more than the names of 22,000 classes
+_MAX_SIDE = 4096  # pixels
+# Whose weights an old name of timm's stood for.
+_OLD = re.compile("^(gluon|tv|ig|ssl|swsl)_")
+
+
+def describe(name):
+    """Returns what a repository says of its network, as a checkpoint.
+
+    Args:
+        name: `"hf://USER/NAME"` or `"hf://USER/NAME@REVISION"`.
+
+    Returns:
+        A `Checkpoint` with the preprocessing of timm's tests and, where the
+        repository has them, the names of the classes. Its `architecture` is
+        a key of `ARCHITECTURES`, if it is one of ours.
+
+    Raises:
+        ValueError: If the name or the repository's config.json is not such.
+        ConnectionError: If it can't be downloaded.
+        ImportError: If `huggingface_hub` is not installed.
+    """
+    match = _NAME.fullmatch(str(name))
+    if not match:
+        raise ValueError(
+            "A network on the hub must be `hf://USER/NAME` or "
+            f"`hf://USER/NAME@REVISION`. Received: {name!r}. Copy the name "
+            "from its page."
+        )
+    repository, revision = match.groups()
+    hub = repository if revision is None else f"{repository}@{revision}"
+    path = _download(hub, _CONFIG)
+    try:
+        if path.stat().st_size > _MAX_CONFIG:
+            raise ValueError(f"it is larger than {_MAX_CONFIG} bytes")
+        return _checkpoint(hub, json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = printable(f"{type(error).__name__}: {error}", 300)
+        raise ValueError(
+            "The config.json of a network on the hub must be one of timm's. "
+            f"Received: {PREFIX}{hub} ({reason}). Pass a file of weights by "
+            "its path, to the constructor of its network."
+        ) from error
+
+
+def fetch(hub):
+    """Returns the path of a repository's weights.
+
+    Args:
+        hub: The `hub` of a `Checkpoint`.
+
+    Raises:
+        ConnectionError: If they can't be downloaded.
+        ValueError: If there are none.
+    """
+    lost = ValueError(
+        f"A repository must have one of {', '.join(_WEIGHTS)}. Received: "
+        f"{PREFIX}{hub}. Download its file of weights, and pass the path."
+    )
+    for name in _WEIGHTS:
+        try:
+            if path := _download(hub, name, optional=True):
+                return path
+        except ConnectionError as error:
+            # Without a network, the other one may be in the cache.
+            lost = lost if isinstance(lost, ConnectionError) else error
+    raise lost
+
+
+def _checkpoint(hub, config):
+    old = _OLD.sub("", str(config["architecture"]))
+    try:
+        architecture = registry.find_architecture(old).name
+    except ValueError:
+        architecture = old  # perhaps one that shows in its arrays
+    # timm's older files have all in one.
+    settings = config.get("pretrained_cfg") or config
+    test = settings.get("test_input_size") or settings["input_size"]
+    channels, height, width = map(int, test)
+    pct = float(
+        settings.get("test_crop_pct") or settings.get("crop_pct") or 0.875
+    )
+    mean, std = (tuple(map(float, settings[k])) for k in ("mean", "std"))
+    classes = int(config.get("num_classes") or settings["num_classes"])
+    labels = config.get("label_names") or settings.get("label_names")
+    if labels is not None:
+        labels = tuple(labels.values() if isinstance(labels, dict) else labels)
+    interpolation = settings.get("interpolation", "bilinear")
+    mode = settings.get("crop_mode") or "center"
+    for fault, found in (
+        (f"{channels} channels", channels != 3),
+        (
+            f"pictures of {width}x{height} pixels",
+            height != width or not 0 < height <= _MAX_SIDE,
+        ),
+        (f"crop_pct {pct}", not 0 < height / _MAX_SIDE <= pct <= 1),
+        (f"interpolation {interpolation!r}", interpolation not in _FILTERS),
+        (f"crop_mode {mode!r}", mode not in _MODES),
+        (
+            "no mean and deviation of three channels",
+            len(mean) != 3
+            or len(std) != 3
+            or not all(map(math.isfinite, mean + std))
+            or min(std) <= 0,
+        ),
+        (f"{classes} classes", classes < 1),
+        (
+            f"{len(labels or ())} names for {classes} classes",
+            labels is not None and len(labels) != classes,
+        ),
+        (
+            "names of classes that are no text of one line",
+            not all(
+                isinstance(label, str) and label.isprintable()
+                for label in labels or ()
+            ),
+        ),
+        (
+            "a `global_pool` that is not 'avg'",
+            config.get("global_pool", "avg") != "avg",
+        ),
+        (
+            "`model_args`, which no network of this package has",
+            bool(config.get("model_args")),
+        ),
+    ):
+        if found:
+            raise ValueError(f"it has {fault}")
+    licence = settings.get("license") or config.get("license") or "unknown"
+    return registry.Checkpoint(
+        architecture=architecture,
+        tag=str(settings.get("tag") or "hub").lower(),
+        url=None,
+        sha256=None,
+        licence=str(licence).lower(),
+        source=f"https://huggingface.co/{hub.partition('@')[0]}",
+        resize=math.floor(height / pct),
+        crop=height,
+        interpolation=interpolation,
+        mean=mean,
+        std=std,
+        top1=None,
+        top5=None,
+        classes=classes,
+        hub=hub,
+        labels=labels,
+        crop_mode=mode,
+    )
+
+
+_FILTERS = ("bilinear", "bicubic")
+_MODES = ("center", "squash", "border")
+
+
+def _download(hub, name, optional=False):
+    """Returns the path of a file; `None` if it is optional and not there."""
+    try:
+        import huggingface_hub as client
+        from huggingface_hub import errors
+    except ImportError as error:
+        raise ImportError(
+            "The package huggingface_hub is required for networks of the hub. "
+            f"Received: {PREFIX}{hub} ({error}). Run `pip install "
+            '"keras_resnext[hub]"`, or `pip install ".[hub]"` in a checkout.'
+        ) from error
+    repository, _, revision = hub.partition("@")
+    try:
+        return pathlib.Path(
+            client.hf_hub_download(repository, name, revision=revision or None)
+        )
+    except Exception as error:  # its HTTP library, which changes, has its own
+        if (
+            optional
+            and isinstance(error, errors.EntryNotFoundError)
+            and not isinstance(error, errors.LocalEntryNotFoundError)
+        ):
+            return None
+        if getattr(error, "errno", None):
+            raise  # of the disk
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        advice = next(
+            text
+            for kind, text in (
+                (errors.LocalEntryNotFoundError, _OFFLINE),
+                (errors.GatedRepoError, _GATED),
+                (errors.RepositoryNotFoundError, _UNKNOWN),
+                (errors.RevisionNotFoundError, _UNKNOWN),
+                (errors.EntryNotFoundError, "Choose one that has it."),
+                (Exception, "Call again: what has been received stays."),
+            )
+            if isinstance(error, kind)
+        )
+        raise ConnectionError(
+            f"Could not download {name}, which must be on the hub or in its "
+            f"cache. Received: {PREFIX}{hub} ({status or type(error).__name__}"
+            f"). {advice.format(repository)}"
+        ) from error
+
+
+_OFFLINE = (
+    "Connect and call again, or bring it into the cache where there is a "
+    f"network, by `hf download {{}} {_CONFIG} {_WEIGHTS[0]}`."
+)
+_GATED = (
+    "Ask for access on https://huggingface.co/{}, and log in with `hf auth "
+    "login`."
+)
+_UNKNOWN = (
+    "Check the name and the revision; if it is private, log in with `hf auth "
+    "login`."
+)
