@@ -127,3 +127,33 @@ def rebuild(model, clone, call=None, shapes=()):
     if not model.trainable:
         new.trainable = False
     return new
+
+
+def recast(model, dtype):
+    """Makes the layers of a model anew that compute in another type.
+
+    Args:
+        model: Any model.
+        dtype: Of the layers that are plain.
+
+    Returns:
+        `model` itself if there is no such layer, else a model of the same
+        graph, names and weights.
+    """
+
+    def clone(op):
+        if has_graph(op):
+            return recast(op, dtype)
+        return copy(op, dtype=dtype) if differs(op) else op
+
+    def differs(op):
+        return (
+            isinstance(op, keras.Layer)
+            and is_plain(op)
+            and not isinstance(op, keras.layers.InputLayer)
+            and op.dtype_policy.name != dtype
+        )
+
+    if has_graph(model) and any(map(differs, model._flatten_layers())):
+        return rebuild(model, clone)
+    return model

@@ -1100,10 +1100,6 @@ def test_models_that_cannot_be_exported(small, tmp_path):
 
     with pytest.raises(ValueError, match="must be a functional or sequential"):
         export(Own(), tmp_path / "a")
-    layer = small.get_layer("conv2_block1_out")
-    two = keras.Model(small.input, [small.output, layer.output])
-    with pytest.raises(ValueError, match="one input of images and one output"):
-        export(two, tmp_path / "a")
     inputs = keras.Input((3, 8, 8))
     pooled = keras.layers.GlobalAveragePooling2D(data_format="channels_first")
     first = keras.Model(inputs, pooled(inputs))

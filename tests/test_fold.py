@@ -295,6 +295,12 @@ def test_a_sequential_model_that_is_built_late():
     assert_same(fold(model)(IMAGES), model(IMAGES, training=False))
 
 
+def test_a_model_whose_class_has_its_own_call():
+    inner = net()
+    model = Around(inner.input, inner.output)
+    assert_same(fold(model)(IMAGES), model(IMAGES, training=False))
+
+
 def test_a_folded_model_keeps_its_weights():
     model = net()
     folded = fold(model)

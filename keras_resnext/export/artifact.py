@@ -13,12 +13,14 @@ import time
 import keras
 import numpy as np
 
-from keras_resnext import preprocessing
+from keras_resnext import copies, preprocessing
 from keras_resnext.arguments import require
 from keras_resnext.export import serving
-from keras_resnext.export.folding import fold
+from keras_resnext.export.folding import fold, output_names
 from keras_resnext.export.formats import FORMATS, PICTURES, Job
 
+# Of a checkpoint's row, for models that normalise by themselves.
+_LEVELS = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
 _COMPARED = 32  # pictures at most, beside the packaged ones
 _SIDE = 224  # pixels, where neither model nor checkpoint say
 # Greatest difference from the model, relative to its greatest output. In
@@ -26,6 +28,10 @@ _SIDE = 224  # pixels, where neither model nor checkpoint say
 # the processor and grows with the depth, while what is wrong differs by more
 # than 1e-4. Eight bits may round every score of an untrained network away.
 _TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 0.5}
+
+# Both are written as one message of protobuf or flatbuffers, from float32.
+_LIMITED = ("onnx", "litert")
+_LIMIT = 2**31  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,15 +99,18 @@ def export(
 
     Args:
         model: Keras model with one input, `(batch, height, width, channels)`,
-            and one output. Batch and sizes may be variable.
+            of variable batch and sizes, or `(batch, pictures, height, width,
+            channels)`. Outputs are named `outputs`; of several, those in a
+            dictionary have its keys, those in a list `outputs_0`,
+            `outputs_1`... Integers as inputs are levels of 0 to 255.
         path: Where to write. `"saved_model"`: the servable's folder, of which
             `path/1/` is the first version. `"openvino"`: a folder, for
             `model.xml` and `model.bin`. Else a file. A file, or a folder
             that OpenVINO wrote, is replaced.
         format: `"saved_model"`, `"onnx"`, `"litert"` or `"openvino"`.
         precision: `"float32"`; `"float16"`; `"bfloat16"`, for
-            `"saved_model"`; `"int8"`, for `"litert"`. Inputs and outputs are
-            float32 always.
+            `"saved_model"`; `"int8"`, for `"litert"`. Inputs have the model's
+            type; outputs are float32, or integers where the model's are.
         checkpoint: What `keras_resnext.eval_transform` takes. A SavedModel
             gets the signature `serving_bytes` with this preprocessing: see
             `keras_resnext.export.serving.save`. Also prepares `calibration`;
@@ -115,7 +124,9 @@ def export(
         version: Of the SavedModel, a positive integer; by default 1.
         tolerance: Greatest difference from the model's outputs, relative to
             the greatest one, or `None` for that of the precision: 1e-4 for
-            float32, 0.02 for float16, 0.1 for bfloat16, 0.5 for int8.
+            float32, 0.02 for float16, 0.1 for bfloat16, 0.5 for int8. Of
+            several outputs the worst counts; of integers, the share of those
+            that differ.
         max_pixels: Greatest number of pixels of a picture, for `serving_bytes`
             and `calibration`: see `keras_resnext.eval_transform`. While it is
             decoded, `serving_bytes` takes 6 bytes for each, of a GIF 9.
@@ -134,7 +145,7 @@ def export(
     final = _destination(pathlib.Path(path), format, version)
     row, labels = _classes(model, checkpoint, labels)
     side = _side(model, row)
-    transform = _transform(row, side, max_pixels)
+    transform = _transform(model, row, side, max_pixels)
     samples, skipped = _inputs(model, transform, PICTURES, side)
     if calibration is not None:
         calibration, skipped = _inputs(model, transform, calibration, side)
@@ -152,10 +163,11 @@ def export(
         top,
         max_pixels,
     )
+    model = copies.recast(model, "float32")  # what files are compared with
     if tolerance is None:
         tolerance = _TOLERANCE[precision]
     with _moved(final) as part:
-        with _writing(final):
+        with _writing(final), _converting(format):
             notes = skipped + (kind.write(job, part) or ())
         facts = _compare(kind.load, part, job, model, tolerance)
         if job.checkpoint and format == "saved_model":
@@ -221,12 +233,22 @@ def _check_arguments(model, format, precision, calibration, top):
     )
     shapes = [tuple(x.shape) for x in model.inputs]
     require(
-        len(shapes) == len(model.outputs) == 1 and len(shapes[0]) == 4,
-        "The model must have one input of images and one output",
-        "Export one output at a time: `keras.Model(model.input, output)`.",
-        inputs_and_outputs=(shapes, [tuple(y.shape) for y in model.outputs]),
+        len(shapes) == 1
+        and (len(shapes[0]) == 4 or (len(shapes[0]) == 5 and shapes[0][1])),
+        "The model must have one input of images, or of as many images each",
+        "Of a network that compares pictures, export the part that they share.",
+        input_shapes=shapes,
     )
-    formats = {getattr(layer, "data_format", None) for layer in model.layers}
+    size = 4 * model.count_params()
+    require(
+        format not in _LIMITED or size < _LIMIT,
+        f"Weights of less than {_LIMIT / 1e9:.1f} GB are required for {format}",
+        'Choose "openvino" or "saved_model".',
+        weights_in_bytes=size,
+    )
+    formats = {
+        getattr(layer, "data_format", None) for layer in model._flatten_layers()
+    }
     require(
         "channels_first" not in formats,
         "The model must have its channels last, as all runtimes on CPUs do",
@@ -277,9 +299,11 @@ def _classes(model, checkpoint, labels):
         )
         return None, None
     row = preprocessing.eval_transform(checkpoint).checkpoint
+    if _takes_levels(model):
+        row = dataclasses.replace(row, **_LEVELS)
     shape = tuple(model.outputs[0].shape)
     require(
-        len(shape) == 2,
+        len(shape) == 2 and len(model.outputs) == 1,
         "A model of classes is required with a `checkpoint`",
         "Leave it out to export features.",
         output_shape=shape,
@@ -305,11 +329,13 @@ def _classes(model, checkpoint, labels):
 
 def _side(model, row):
     """Returns the longer side of the images to compare, in pixels."""
-    *sides, channels = model.inputs[0].shape[1:]
+    *sides, channels = model.inputs[0].shape[-3:]
     if row is None:
         return max(side or _SIDE for side in sides)
     require(
-        all(side in (None, row.crop) for side in sides) and channels == 3,
+        all(side in (None, row.crop) for side in sides)
+        and channels == 3
+        and len(model.inputs[0].shape) == 4,
         f"The model must take images of {row.crop}x{row.crop} pixels and 3 "
         "channels, as the checkpoint's preprocessing makes them",
         "Build it with this `input_shape`, or pass a `dataclasses.replace` of "
@@ -319,18 +345,25 @@ def _side(model, row):
     return row.crop
 
 
-def _transform(row, side, max_pixels):
+def _takes_levels(model):
+    """Tells whether a model's inputs are integers, so pixels as they are."""
+    return "int" in model.inputs[0].dtype
+
+
+def _transform(model, row, side, max_pixels):
     """Returns the checkpoint's preprocessing, or ImageNet's usual one."""
     if row is None:
         usual = preprocessing.eval_transform("resnext50_32x4d").checkpoint
         row = dataclasses.replace(usual, resize=side, crop=side)
+    if _takes_levels(model):
+        row = dataclasses.replace(row, **_LEVELS)
     return preprocessing.eval_transform(row, max_pixels)
 
 
 def _inputs(model, transform, pictures, side):
     """Returns pictures as a batch of the model's inputs, and notes."""
-    _, *shape = model.inputs[0].shape
-    height, width, channels = (n or side for n in shape)
+    shape = tuple(n or side for n in model.inputs[0].shape[1:])
+    *frames, height, width, channels = shape
     notes = ()
     if not isinstance(pictures, np.ndarray):
         made, notes = _transformed(transform, pictures)
@@ -342,12 +375,18 @@ def _inputs(model, transform, pictures, side):
         )
         pictures = np.stack(made)
         pictures = pictures[:, :height, :width, np.arange(channels) % 3]
+        for count in frames:  # each picture, and those that follow it
+            pictures = np.stack(
+                [np.roll(pictures, -i, axis=0) for i in range(count)], axis=1
+            )
     require(
-        pictures.shape[1:] == (height, width, channels),
-        f"`calibration` must be inputs {(height, width, channels)}",
+        pictures.shape[1:] == shape,
+        f"`calibration` must be inputs {shape}",
         "Pass what `model.predict` takes, or paths of pictures.",
         calibration_shape=pictures.shape,
     )
+    if _takes_levels(model):
+        pictures = np.rint(pictures)
     return pictures.astype(model.inputs[0].dtype), notes
 
 
@@ -392,6 +431,25 @@ def _writing(path):
 
 
 @contextlib.contextmanager
+def _converting(format):
+    """Turns what a converter says of an operation into one sentence."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except (OSError, MemoryError, tf.errors.OpError):
+        raise
+    except Exception as error:  # each converter has its own
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            "A model is required whose operations the format's converter "
+            f"knows. Received: format={format!r} ({type(error).__name__}: "
+            f"{reason}). Nothing was written; export the network below that "
+            'operation, or choose "saved_model", which has all of them.'
+        ) from error
+
+
+@contextlib.contextmanager
 def _moved(final):
     """Yields a place beside `final`, and moves what is there to `final`."""
     with _writing(final):
@@ -416,22 +474,59 @@ def _moved(final):
 
 def _logits(outputs):
     """Undoes a softmax, which hides differences where it saturates."""
-    if outputs.min() < 0 or np.abs(outputs.sum(-1) - 1).max() > 0.02:
+    if (
+        outputs.shape[-1] == 1
+        or outputs.min() < 0
+        or np.abs(outputs.sum(-1) - 1).max() > 0.02
+    ):
         return outputs
     logits = np.log(np.maximum(outputs, 1e-30))
     return logits - logits.mean(-1, keepdims=True)
+
+
+def _difference(outputs, expected, compared):
+    """Returns the greatest difference of one output, as `Report` has it."""
+    if not np.issubdtype(expected.dtype, np.floating):
+        return (outputs != expected).mean()
+    outputs, expected = compared(outputs), compared(expected)
+    return np.abs(outputs - expected).max() / (np.abs(expected).max() or 1.0)
+
+
+def _best(outputs):
+    """Returns the best class, or the side of one half for a single score."""
+    if not np.issubdtype(outputs.dtype, np.floating):
+        return outputs
+    if outputs.ndim == 1 or outputs.shape[-1] == 1:
+        return outputs > 0.5
+    return outputs.argmax(-1)
 
 
 def _compare(load, path, job, model, tolerance):
     """Runs an artifact in its runtime; returns what a `Report` says of it."""
     runtime, run = load(path)
     samples = job.samples
-    expected = np.asarray(model.predict(samples, batch_size=8, verbose=0))
+    expected = model.predict(samples, batch_size=8, verbose=0)
+    expected = [
+        y if y.dtype.kind in "iub" else y.astype("float32")
+        for y in map(np.asarray, keras.tree.flatten(expected))
+    ]
+    finite = np.mean([np.isfinite(y).mean() for y in expected])
+    require(
+        finite == 1,
+        "What the model makes of photographs must be finite numbers",
+        "Nothing was written; look for the first layer with NaN or infinity.",
+        share_that_is_finite=float(finite),
+    )
     outputs = run(samples)  # all at once: the batch is variable
+    if not isinstance(outputs, dict):
+        outputs = dict.fromkeys(output_names(job.model), outputs)
+    outputs = [np.asarray(outputs[n]) for n in output_names(job.model)]
     # Eight bits have no logits: the steps of a probability are 1/256.
     compared = np.asarray if job.precision == "int8" else _logits
-    error = np.abs(compared(outputs) - compared(expected)).max()
-    difference = error / np.abs(compared(expected)).max()
+    difference = max(
+        _difference(a, b, compared)
+        for a, b in zip(outputs, expected, strict=True)
+    )
     times = []
     for _ in range(12):
         start = time.perf_counter()
@@ -445,7 +540,12 @@ def _compare(load, path, job, model, tolerance):
         "`tolerance`.",
         difference=float(difference),
     )
-    agreement = (outputs.argmax(-1) == expected.argmax(-1)).mean()
+    agreement = np.mean(
+        [
+            (_best(a) == _best(b)).mean()
+            for a, b in zip(outputs, expected, strict=True)
+        ]
+    )
     return {
         "runtime": runtime,
         "max_difference": float(difference),
@@ -458,9 +558,9 @@ def _compare(load, path, job, model, tolerance):
 def _compare_bytes(path, job, model, transform, tolerance):
     """Compares `serving_bytes` with Pillow's pictures in the Keras model."""
     answer = serving.classify(path, [f.read_bytes() for f in PICTURES])
-    expected = model.predict(
-        np.stack([transform(f) for f in PICTURES]), verbose=0
-    )
+    images, _ = _inputs(model, transform, PICTURES, job.side)
+    expected = model.predict(images, verbose=0)
+    (expected,) = keras.tree.flatten(expected)
     best = -np.sort(-expected)[:, : job.top]
     difference = np.abs(answer["scores"] - best).max() / np.abs(best).max()
     # A pixel in five hundred is rounded differently.

@@ -70,6 +70,8 @@ def fold(model, dtype="float32"):
         ValueError: If `model` is neither functional nor sequential, or has
             been quantised by Keras.
     """
+    if isinstance(model, keras.Function) and not copies.has_graph(model):
+        model = _wrapped(model)
     require(
         copies.has_graph(model),
         "`model` must be a functional or sequential Keras model",
@@ -183,6 +185,15 @@ def frozen(model):
         }
 
     return run
+
+
+def _wrapped(model):
+    """Makes a functional model whose class has its own `call` a layer."""
+    inputs = keras.tree.map_structure(
+        lambda x: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name),
+        model.input,
+    )
+    return keras.Model(inputs, model(inputs), name=f"{model.name}_folded")
 
 
 def _folded(model, dtype):

@@ -53,7 +53,7 @@ class Format:
         write: Function of a `Job` and the path to write; may return a tuple
             of sentences on what has been left out.
         load: From the path to the runtime's name and a function from images
-            to outputs, both NumPy arrays.
+            to outputs, both NumPy arrays; several outputs are a dictionary.
         precisions: What `Job.precision` may be.
         packages: What both import, beside TensorFlow.
     """
@@ -62,6 +62,11 @@ class Format:
     load: Callable
     precisions: tuple[str, ...]
     packages: tuple[str, ...] = ()
+
+
+def _single(outputs):
+    """Returns the only one of named outputs, or all of them."""
+    return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
 
 def _write_saved_model(job, path):
@@ -87,7 +92,8 @@ def _load_saved_model(path):
 
     def run(images, model=model):  # else its variables are collected
         images = tf.constant(images)
-        return model.signatures["serving_default"](images)["outputs"].numpy()
+        outputs = model.signatures["serving_default"](images)
+        return _single({name: y.numpy() for name, y in outputs.items()})
 
     return f"TensorFlow {tf.__version__}", run
 
@@ -114,9 +120,14 @@ def _load_onnx(path):
     session = onnxruntime.InferenceSession(
         str(path), providers=["CPUExecutionProvider"]
     )
+    names = [output.name for output in session.get_outputs()]
     return (
         f"ONNX Runtime {onnxruntime.__version__}",
-        lambda images: session.run(None, {"images": images})[0],
+        lambda images: _single(
+            dict(
+                zip(names, session.run(names, {"images": images}), strict=True)
+            )
+        ),
     )
 
 
@@ -151,7 +162,8 @@ def _load_litert(path):
     interpreter = litert.Interpreter(str(path), num_threads=os.cpu_count())
     interpreter.allocate_tensors()
     (image,) = interpreter.get_input_details()
-    (output,) = interpreter.get_output_details()
+    details = interpreter.get_signature_runner().get_output_details()
+    outputs = {name: output["index"] for name, output in details.items()}
 
     def run(images):
         if images.shape != tuple(interpreter.get_input_details()[0]["shape"]):
@@ -159,7 +171,9 @@ def _load_litert(path):
             interpreter.allocate_tensors()
         interpreter.set_tensor(image["index"], images)
         interpreter.invoke()
-        return interpreter.get_tensor(output["index"])
+        return _single(
+            {name: interpreter.get_tensor(i) for name, i in outputs.items()}
+        )
 
     return f"LiteRT {version}", run
 
@@ -185,7 +199,9 @@ def _load_openvino(path):
         path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     version = openvino.__version__.partition("-")[0]
-    return f"OpenVINO {version}", lambda images: compiled(images)[0]
+    return f"OpenVINO {version}", lambda images: _single(
+        {y.get_any_name(): array for y, array in compiled(images).items()}
+    )
 
 
 FORMATS = {

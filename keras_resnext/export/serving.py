@@ -52,6 +52,11 @@ def save(
     module = tf.Module()
     run = frozen(model)
     module.model_variables = run.get_concrete_function().variables
+    module.tables = [
+        part
+        for part in tf.train.TrackableView(model).descendants()
+        if isinstance(part, tf.lookup.StaticHashTable)  # a layer's vocabulary
+    ]
     signatures = {"serving_default": run}
     if checkpoint is not None:
         file = path.with_name("labels.txt")
@@ -68,6 +73,7 @@ def _classifier(run, checkpoint, labels, top, max_pixels):
     import tensorflow as tf
 
     side = checkpoint.crop
+    (inputs,) = run.input_signature
 
     def attempt(picture):
         # The graph's try statement: what fails to decode is skipped, and
@@ -93,7 +99,10 @@ def _classifier(run, checkpoint, labels, top, max_pixels):
                 tf.TensorSpec((), tf.bool),
             ),
         )
-        scores, classes = tf.math.top_k(run(images)["outputs"], top)
+        if inputs.dtype.is_integer:
+            images = tf.round(images)
+        (scores,) = run(tf.cast(images, inputs.dtype)).values()
+        scores, classes = tf.math.top_k(scores, top)
         names = tf.gather(tf.constant(labels), classes)
         good_rows = good[:, tf.newaxis]
         return {

@@ -1,0 +1,209 @@
+"""Export of what people build around our networks."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_resnext
+from keras_resnext import transfer
+from keras_resnext.export import artifact, export
+from keras_resnext.export.formats import FORMATS, PICTURES
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("export is TensorFlow's", allow_module_level=True)
+
+layers, ops = keras.layers, keras.ops
+FORMAT_PACKAGES = {
+    "saved_model": "tensorflow",
+    "onnx": "tf2onnx",
+    "litert": "ai_edge_litert",
+    "openvino": "openvino",
+}
+SHAPE = (16, 16, 3)
+SURE = keras.initializers.Constant(20.0)
+PIXELS = np.stack(
+    [keras.utils.img_to_array(keras.utils.load_img(p)) for p in PICTURES[:1]]
+)[:, 40:56, 40:56]
+
+
+def net(**options):
+    usual = dict(include_top=False, pooling="avg", input_shape=SHAPE)
+    keras.utils.set_random_seed(0)
+    return keras_resnext.ResNeXt((1,), 2, 4, stem="cifar", **(usual | options))
+
+
+def loaded(report, format):
+    _, run = FORMATS[format].load(report.path)
+    return run
+
+
+def difference(outputs, expected):
+    return np.abs(outputs - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize("format", FORMAT_PACKAGES)
+def test_named_outputs(tmp_path, format):
+    pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
+    x = keras.Input(SHAPE)
+    y = net()(x / 2.0)
+    outputs = {
+        "scores": layers.Dense(3)(y),
+        "mask": layers.Dense(1, activation="sigmoid", bias_initializer=SURE)(y),
+        "large": ops.cast(y > 0.5, "int32"),
+    }
+    model = keras.Model(x, outputs)
+    report = export(model, tmp_path / "a", format)
+    assert report.max_difference < 1e-5 and report.agreement == 1
+    found = loaded(report, format)(PIXELS)
+    assert set(found) == set(outputs)
+    expected = model.predict(PIXELS, verbose=0)
+    for name in ("scores", "mask"):
+        assert difference(found[name], expected[name]) < 1e-4
+    assert (found["large"] == expected["large"]).all()
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_operations_that_a_converter_lacks(tmp_path, format):
+    pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
+    model = net()
+    model = keras.Model(model.input, ops.argmax(model.output, axis=-1))
+    with pytest.raises(ValueError, match=f"converter knows.*{format}.*Bitcast"):
+        export(model, tmp_path / "a", format)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert export(model, tmp_path / "b").agreement == 1
+
+
+def test_a_single_named_output_and_a_list(tmp_path):
+    import tensorflow as tf
+
+    x = keras.Input(SHAPE)
+    y = net()(x)
+    model = keras.Model(x, {"probabilities": layers.Dense(3, "softmax")(y)})
+    path = export(model, tmp_path / "a").path
+    served = tf.saved_model.load(str(path)).signatures["serving_default"]
+    assert list(served.structured_outputs) == ["probabilities"]
+    path = export(keras.Model(x, [y, y[:, :4]]), tmp_path / "b").path
+    served = tf.saved_model.load(str(path)).signatures["serving_default"]
+    assert sorted(served.structured_outputs) == ["outputs_0", "outputs_1"]
+    row = keras_resnext.eval_transform("resnet50/imagenet1k_v2").checkpoint
+    with pytest.raises(ValueError, match="A model of classes is required"):
+        export(keras.Model(x, [y, y]), tmp_path / "c", checkpoint=row)
+
+
+@pytest.mark.parametrize("head", ["sure", "mask", "nothing"])
+def test_scores_that_have_no_logits(tmp_path, head):
+    model = net(pooling=None)
+    y = model.output
+    if head == "mask":
+        y = layers.Conv2D(1, 1, activation="sigmoid", bias_initializer=SURE)(y)
+    else:
+        y = layers.GlobalAveragePooling2D()(y)
+        zero = head == "nothing"
+        y = layers.Dense(
+            1,
+            kernel_initializer="zeros" if zero else "ones",
+            activation="relu" if zero else "sigmoid",
+        )(y)
+    report = export(keras.Model(model.input, y), tmp_path / "a")
+    assert 0 <= report.max_difference < 1e-5
+    assert report.agreement == 1
+
+
+def test_outputs_that_are_not_numbers(tmp_path):
+    model = net()
+    model = keras.Model(model.input, ops.log(0 * model.output))
+    with pytest.raises(
+        ValueError, match=r"must be finite numbers.*_finite=0\.0"
+    ):
+        export(model, tmp_path / "a")
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_levels_as_inputs(tmp_path, dtype):
+    """The model normalises by itself, so pictures come as they are."""
+    from keras_resnext.export import serving
+
+    x = keras.Input((32, 32, 3), dtype=dtype)
+    y = net(input_shape=(32, 32, 3))(ops.cast(x, "float32") / 127.5 - 1.0)
+    y = layers.Dense(10, activation="softmax", name="predictions")(y)
+    model = keras.Model(x, y)
+    transform = keras_resnext.eval_transform("resnext29/cifar10")
+    row = transform.checkpoint
+    report = export(model, tmp_path / "a", checkpoint=row)
+    assert report.max_difference < 1e-5
+    answer = serving.classify(report.path, [PICTURES[0].read_bytes()])
+    image = transform(PICTURES[0])
+    levels = np.rint(255 * (image * row.std + row.mean)).astype(dtype)
+    assert levels.max() > 100
+    best = np.sort(model.predict(levels[np.newaxis], verbose=0)[0])[:-6:-1]
+    assert difference(answer["scores"][0], best) < 0.02
+
+
+def sequential():
+    return keras.Sequential(
+        [keras.Input(SHAPE), layers.RandomFlip(), net(), layers.Dense(3)]
+    )
+
+
+def siamese():
+    x, shared = keras.Input(SHAPE), net()
+    return keras.Model(x, shared(x) - shared(x[:, :, ::-1]))
+
+
+def video():
+    x = keras.Input((2, *SHAPE))
+    return keras.Model(x, layers.LSTM(3)(layers.TimeDistributed(net())(x)))
+
+
+def pyramid():
+    x = keras.Input(SHAPE)
+    maps = transfer.features(net(), ["conv1", "conv2"])(x)
+    return keras.Model(x, layers.Conv2D(2, 1)(maps["conv2"]))
+
+
+def adapted():
+    normalise, bins = layers.Normalization(), layers.Discretization(num_bins=5)
+    random = np.random.default_rng(0).normal(size=(9, *SHAPE))
+    normalise.adapt(random)
+    bins.adapt(random.reshape(-1))
+    x = keras.Input(SHAPE)
+    codes = layers.IntegerLookup(vocabulary=[0, 1, 3])(bins(x))
+    return keras.Model(x, net()(normalise(x) + ops.cast(codes, "float32")))
+
+
+@pytest.mark.parametrize(
+    "build", [sequential, siamese, video, pyramid, adapted]
+)
+def test_nets_inside_nets(tmp_path, build):
+    report = export(build(), tmp_path / "a")
+    assert report.max_difference < 1e-5 and report.agreement > 0.8
+
+
+def test_mixed_precision(tmp_path):
+    """A net that computes in bfloat16 is exported with all its digits."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = net(include_top=True, pooling=None, classes=10)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    report = export(model, tmp_path / "a")
+    assert report.precision == "float32"
+
+
+def test_two_pictures_at_once(tmp_path):
+    x, y, shared = keras.Input(SHAPE), keras.Input(SHAPE), net()
+    model = keras.Model([x, y], layers.Dot(-1)([shared(x), shared(y)]))
+    with pytest.raises(ValueError, match="export the part that they share"):
+        export(model, tmp_path / "a")
+
+
+@pytest.mark.parametrize("format", ["onnx", "litert"])
+def test_files_that_would_be_too_large(tmp_path, monkeypatch, format):
+    pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
+    monkeypatch.setattr(artifact, "_LIMIT", 1000)
+    with pytest.raises(
+        ValueError, match=r'required for .*Choose "openvino" or'
+    ):
+        export(net(), tmp_path / "a", format)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
