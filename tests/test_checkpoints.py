@@ -659,6 +659,98 @@ def test_h5_that_must_not_be_read(tmp_path, fill, match):
 GZIP = {"compression": "gzip"}
 
 
+def never_written(file):
+    file.create_dataset("a", (4,), "f4")
+    file["b"] = np.zeros(100, "f4")
+
+
+def half_written(file):
+    file.create_dataset("a", (400,), "f4", chunks=(4,))[:4] = 1
+    file["b"] = np.zeros(1000, "f4")
+
+
+def odd_float(file):
+    kind = h5py.h5t.IEEE_F32LE.copy()
+    kind.set_ebias(120)
+    space = h5py.h5s.create_simple((4,))
+    h5py.h5d.create(file.id, b"a", kind, space)
+    file["b"] = np.zeros(10, "f4")
+
+
+def two_orders(file):
+    file["a"], file["b"] = np.ones(4, "<f4"), np.ones(4, ">f4")
+
+
+def a_huge_chunk(file):
+    file["b"] = np.zeros(10**4)
+    file.create_dataset("a", (1,), "i1", chunks=(2**32 - 1,), maxshape=(None,))
+
+
+def deep(file):
+    group = file
+    for _ in range(200):
+        group = group.create_group("a")
+    group["a"] = np.ones(3, "f4")
+
+
+@pytest.mark.parametrize(
+    ("fill", "match"),
+    [
+        (never_written, "/a was never written"),
+        (half_written, "/a is chunked"),
+        (a_huge_chunk, "/a is chunked"),
+        (odd_float, "/a holds float64, or a variant"),
+        (two_orders, "byte orders"),
+        (lambda f: f.create_dataset("a", data=np.ones(3, "g")), "holds float"),
+        (lambda f: f.create_dataset("a", data=np.ones(3, "c8")), "complex64"),
+        (deep, "nested deeper"),
+        (lambda f: f.create_dataset("n" * 5000, data=[1.0]), "nested deeper"),
+        (lambda f: f.create_dataset("\x1b[2J", data=[1j]), r"\\x1b\[2J holds"),
+    ],
+)
+def test_h5_whose_numbers_are_none(tmp_path, fill, match):
+    with pytest.raises(ValueError, match=f"{INCOMPLETE}.*{match}"):
+        checkpoints.read(write_h5(tmp_path / "x.h5", fill))
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4", ">f8"])
+def test_h5_of_standard_numbers(tmp_path, dtype):
+    values = np.linspace(-1, 1, 7).astype(dtype)
+
+    def fill(file):
+        file["a"], file["b"] = values, values[:0]
+        file["layers/dropout/seed_generator/vars/0"] = np.zeros(2, "uint32")
+
+    if dtype.startswith(">"):  # all of a file are of one byte order
+        with pytest.raises(ValueError, match="byte orders"):
+            checkpoints.read(write_h5(tmp_path / "x.h5", fill))
+    path = write_h5(
+        tmp_path / "y.h5", lambda f: f.create_dataset("a", data=values)
+    )
+    np.testing.assert_array_equal(checkpoints.read(path)["a"], values)
+
+
+def test_h5_address_that_moved(tmp_path):
+    """Wherever else in the file: into others, into the file's structure."""
+    data = (FOLDER / "tiny.weights.h5").read_bytes()
+    with h5py.File(io.BytesIO(data)) as file:
+        kernel = file["layers/conv2d/vars/0"]
+        start, size = kernel.id.get_offset(), kernel.nbytes
+    field = data.index(struct.pack("<QQ", start, size))
+    path = tmp_path / "x.weights.h5"
+    read = []
+    for other in range(start % 64, len(data), 64):
+        moved = data[:field] + struct.pack("<Q", other) + data[field + 8 :]
+        path.write_bytes(moved)
+        try:
+            checkpoints.read(path)
+            read.append(other)
+        except ValueError:
+            pass
+    # Its own place, and perhaps the two ends of the room that nothing uses.
+    assert start in read and len(read) <= 3
+
+
 def test_keras_config_without_layers(tmp_path):
     path = tmp_path / "x.keras"
     small_model().save(path)
@@ -782,3 +874,23 @@ def test_depthwise_to_grouped_refuses_other_groups():
         ValueError, match=r"Received: kernel\.shape=\(3, 3, 8, 2\), groups=3"
     ):
         checkpoints.depthwise_to_grouped(np.zeros((3, 3, 8, 2)), 3)
+
+
+@pytest.mark.parametrize(("groups", "channels"), [(1, 3), (3, 2), (4, 4)])
+def test_groups_are_read_off_the_kernel(groups, channels):
+    filters = groups * channels
+    kernel = np.random.default_rng(0).random((3, 3, filters, channels))
+    # `block3` after keras-applications' change 85, line by line.
+    sums = np.zeros((1, 1, filters * channels, filters), dtype=np.float32)
+    for i in range(filters):
+        start = (i // channels) * channels * channels + i % channels
+        end = start + channels * channels
+        sums[:, :, start:end:channels, i] = 1.0
+    arrays = {"a_2_conv/depthwise_kernel": kernel, "a_2_gconv/kernel": sums}
+    expected = checkpoints.depthwise_to_grouped(kernel, groups)
+    read = checkpoints.grouped_from_depthwise(arrays)
+    assert_same(read, {"a_2_conv/kernel": expected})
+    if channels > 1:
+        arrays["a_2_gconv/kernel"] = np.roll(sums, 1, axis=2)
+        read = checkpoints.grouped_from_depthwise(arrays)
+        assert read.keys() == {"a_2_conv/kernel", "a_2_gconv/kernel"}

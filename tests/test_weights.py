@@ -5,6 +5,7 @@ import os
 import pathlib
 import pickle
 import re
+import warnings
 
 import h5py
 import keras
@@ -74,6 +75,47 @@ def of_shapes(name):
         }
 
 
+def keras_applications(drawn, later):
+    """The layout of keras-applications, before and after its change 85."""
+    arrays = {}
+    for name, array in drawn.items():
+        layer, variable = name.replace("predictions", "probs").split("/")
+        if layer.endswith("_2_conv"):
+            variable = "depthwise_kernel"
+            c, groups = array.shape[2], 2
+            array = np.concatenate(
+                [
+                    # in-channel a of group g makes all of g's outputs
+                    array[:, :, a, None, g * c : (g + 1) * c]
+                    for g in range(groups)
+                    for a in range(c)
+                ],
+                axis=2,
+            )
+            if later:
+                # `block3` of keras_applications/resnet_common.py
+                filters = groups * c
+                kernel = np.zeros((1, 1, filters * c, filters), "float32")
+                for i in range(filters):
+                    start = (i // c) * c * c + i % c
+                    kernel[:, :, start : start + c * c : c, i] = 1.0
+                arrays[f"{layer[:-5]}_gconv/kernel"] = kernel
+        arrays[f"{layer}/{variable}"] = array
+    return arrays
+
+
+def write_keras_2(arrays, path):
+    with h5py.File(path, "w") as file:
+        layers = {}
+        for name, array in arrays.items():
+            layer = name.split("/")[0]
+            file.create_dataset(f"{layer}/{name}:0", data=array)
+            layers.setdefault(layer, []).append(f"{name}:0")
+        file.attrs["layer_names"] = [n.encode() for n in layers]
+        for layer, names in layers.items():
+            file[layer].attrs["weight_names"] = [n.encode() for n in names]
+
+
 def written(arrays, folder):
     path = folder / "net.safetensors"
     save_file(arrays, path)
@@ -108,33 +150,28 @@ class TestFormats:
         }
         assert_same(loaded, expected)
 
-    def test_keras_applications(self, drawn, tmp_path):
+    @pytest.mark.parametrize("later", [False, True])
+    def test_keras_applications(self, drawn, later, tmp_path):
         """Its ResNeXt had depthwise kernels, and a classifier `probs`."""
         path = tmp_path / "old.h5"
-        with h5py.File(path, "w") as file:
-            layers = {}
-            for name, array in drawn.items():
-                layer, variable = name.split("/")
-                layer = layer.replace("predictions", "probs")
-                if layer.endswith("_2_conv"):
-                    variable = "depthwise_kernel"
-                    c, groups = array.shape[2], 2
-                    array = np.concatenate(
-                        [
-                            # in-channel a of group g makes all of g's outputs
-                            array[:, :, a, None, g * c : (g + 1) * c]
-                            for g in range(groups)
-                            for a in range(c)
-                        ],
-                        axis=2,
-                    )
-                group = file.require_group(layer)
-                group.create_dataset(f"{layer}/{variable}:0", data=array)
-                layers.setdefault(layer, []).append(f"{layer}/{variable}:0")
-            file.attrs["layer_names"] = [n.encode() for n in layers]
-            for layer, names in layers.items():
-                file[layer].attrs["weight_names"] = [n.encode() for n in names]
+        write_keras_2(keras_applications(drawn, later), path)
         assert_same(values(tiny(weights=path)), drawn)
+
+    @pytest.mark.parametrize("spoil", ["twice", "elsewhere", "more"])
+    def test_sums_of_another_kind(self, drawn, spoil, tmp_path):
+        """Only the constant that adds up the groups may be left out."""
+        arrays = keras_applications(drawn, later=True)
+        sums = arrays["conv2_block1_2_gconv/kernel"]
+        if spoil == "twice":
+            sums *= 2
+        elif spoil == "elsewhere":
+            sums[:] = np.roll(sums, 1, axis=2)
+        else:
+            sums[0, 0, 1, 0] += 1
+        path = tmp_path / "old.h5"
+        write_keras_2(arrays, path)
+        with pytest.raises(ValueError, match="unexpected: conv2_block1_2_gc"):
+            tiny(weights=path)
 
     def test_save(self, drawn, tmp_path):
         path = tmp_path / "net.safetensors"
@@ -210,9 +247,73 @@ class TestFaults:
             "unexpected: extra",
             "unexpected: conv10_block1_1_conv/kernel",
             r"shape of conv1_bn/gamma: \(5,\), not \(64,\)",
-            "not finite: predictions/bias",
+            "not finite: predictions/bias, as float32",
         )
         assert message.count("\n") == 6
+
+    @pytest.mark.parametrize(
+        ("name", "change", "pattern"),
+        [
+            ("fc.weight", lambda a: a.astype("float64") + 1e300, "not finite"),
+            ("fc.weight", lambda a: a * np.inf, "not finite"),
+            ("fc.weight", lambda a: a.astype("int32"), "point: .*int32"),
+            ("fc.weight", lambda a: a > 0, "point: .*bool"),
+            ("conv1.weight", lambda a: a.astype("int8"), "point: .*int8"),
+            ("bn1.running_var", lambda a: -a, "negative: conv1_bn"),
+            ("bn1.running_var", lambda a: a - 2.0**100, "negative: conv1_bn"),
+        ],
+    )
+    def test_numbers(self, net, name, change, pattern, tmp_path):
+        net[name] = change(net[name])
+        self.fail(written(net, tmp_path), pattern, "with 1 faults")
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_numbers_beyond_a_small_type(self, dtype):
+        variable = keras.Variable(np.zeros(1), dtype=dtype)
+        largest = np.array([3.39e38 if dtype == "bfloat16" else 6e4])
+        for array, fits in ((largest, True), (largest * 1.1, False)):
+            faults = weights.values.faults({"v": array}, {"v": variable})
+            assert faults == ([] if fits else [f"not finite: v, as {dtype}"])
+
+    def test_zero_variance_and_wider_numbers_are_read(self, net, tmp_path):
+        net["bn1.running_var"] = np.zeros(64)
+        net["fc.bias"] = net["fc.bias"].astype("float16")
+        loaded = values(tiny(weights=written(net, tmp_path)))
+        assert not loaded["conv1_bn/moving_variance"].any()
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "conv2_block1_1_conv",
+            "conv1_conv",
+            "predictions",
+            "conv2_block1_add",
+        ],
+    )
+    @pytest.mark.parametrize("shape", [(3, 3, 4, 2), (3, 3, 4, 0), (3, 3)])
+    def test_a_depthwise_kernel_elsewhere(self, net, name, shape, tmp_path):
+        net[f"{name}/depthwise_kernel"] = np.zeros(shape, "float32")
+        del net["layer1.0.conv1.weight"]
+        self.fail(written(net, tmp_path), f"{name}/(depthwise_)?kernel")
+
+    @pytest.mark.parametrize(
+        "shape",
+        [(3, 3, 0, 2), (3, 3, 2, 0), (3, 3), (), (3, 3, 9, 2), (1,) * 5],
+    )
+    @pytest.mark.parametrize("name", ["kernel", "depthwise_kernel"])
+    def test_a_kernel_of_no_group(self, shape, name, tmp_path):
+        """The cardinality is read off this kernel before all is checked."""
+        net = {f"conv2_block1_2_conv/{name}": np.zeros(shape, "float32")}
+        with pytest.raises(ValueError, match=r"conv2_block1_2_conv/\w*kernel"):
+            keras_resnext.ResNeXt29(weights=written(net, tmp_path))
+
+    def test_names_are_shortened_and_escaped(self, net, tmp_path):
+        net["n" * 1_000_000] = net["\x1b[2J\r\u202e"] = np.zeros(1, "float32")
+        message = self.fail(
+            written(net, tmp_path), r"\\x1b\[2J\\r\\u202e", "n{50}\\.\\.\\.n{5}"
+        )
+        assert len(message) < 2000
+        assert message.replace("\n", "").isprintable()
 
     def test_wrong_classes(self):
         self.fail(
@@ -302,6 +403,47 @@ class TestFaults:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(FileNotFoundError, match=r"Check the path"):
             keras_resnext.ResNeXt50(weights=path)
+
+
+class TestLeftOut:
+    """What a file holds beside the network, with a sentence about it."""
+
+    HEADS = (
+        {"fc.weight": (7, 256), "fc.bias": (7,)},
+        {"fc.0.weight": (9, 256), "fc.0.bias": (9,), "fc.2.weight": (7, 9)},
+        {"head.weight": (256, 7)},
+        {"classifier.1.weight": (7, 256), "classifier.1.bias": (7,)},
+        {"last_linear.weight": (7, 256)},
+        {"my_head/kernel": (256, 7), "my_head/bias": (7,)},
+    )
+
+    @pytest.mark.parametrize("head", HEADS)
+    @pytest.mark.parametrize("prefix", ["", "model.", "a.backbone."])
+    def test_other_tops(self, net, drawn, head, prefix, tmp_path):
+        del net["fc.weight"], net["fc.bias"]
+        net |= {n: np.zeros(shape, "float32") for n, shape in head.items()}
+        path = written({f"{prefix}{n}": a for n, a in net.items()}, tmp_path)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = tiny(weights=path, include_top=False)
+        said = [str(w.message) for w in caught if w.category is UserWarning]
+        if "fc.weight" in head:
+            assert not said
+        else:
+            assert next(iter(head)) in said[0]
+        assert_same(
+            values(model),
+            {n: a for n, a in drawn.items() if not n.startswith("pred")},
+        )
+        if "last_linear.weight" not in head:
+            with pytest.raises(ValueError, match="predictions"):
+                tiny(weights=path)
+
+    def test_another_network_is_not_left_out(self, net, tmp_path):
+        for name in ("layer5.0.conv1.weight", "layer1.0.extra", "conv9.weight"):
+            path = written({**net, name: np.zeros(3, "float32")}, tmp_path)
+            with pytest.raises(ValueError, match="unexpected: "):
+                tiny(weights=path, include_top=False)
 
 
 class TestSources:

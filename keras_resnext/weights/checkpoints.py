@@ -425,16 +425,9 @@ def _check_storage(data, items, datasets):
     A damaged address makes a dataset of what are other numbers, or of the
     file's own structure; without an address it has zeros.
     """
-    used = []
+    used = _tables(data)
     for item in items:
-        info = h5py.h5o.get_info(item.id)
-        parts = info.hdr.nchunks
-        used.append((info.addr, info.hdr.space.total if parts == 1 else 16))
-    for signature in (b"TREE\0", b"SNOD\1\0", b"HEAP\0\0\0\0", b"GCOL\1\0\0\0"):
-        start = data.find(signature)
-        while start >= 0:
-            used.append((start, 8))
-            start = data.find(signature, start + 8)
+        used += _header(data, h5py.h5o.get_info(item.id))
     for dataset in datasets:
         name = printable(dataset.name)
         _check_number(dataset)
@@ -454,9 +447,17 @@ def _check_storage(data, items, datasets):
             if start is None or dataset.id.get_storage_size() != dataset.nbytes:
                 raise ValueError(f"{name} was never written, or not wholly")
             used.append((start, dataset.nbytes))
-    for (start, size), (next_start, _) in itertools.pairwise(sorted(used)):
+    used.sort()
+    for (start, size), (next_start, _) in itertools.pairwise(used):
         if start + size > next_start:
             raise ValueError("its datasets overlap each other, or the rest")
+    # What libhdf5 has reserved and not used is zeros, away from all else.
+    starts = {len(data), *(start for start, _ in used)}
+    ends = {start + size for start, size in used}
+    for start, size in used:
+        alone = start not in ends and start + size not in starts
+        if alone and data.count(0, start, start + size) == size:
+            raise ValueError("a dataset has no storage of its own")
     orders = {
         item.dtype.newbyteorder("=") == item.dtype
         for item in datasets
@@ -466,11 +467,60 @@ def _check_storage(data, items, datasets):
         raise ValueError("its datasets have different byte orders")
 
 
+# The specification that the names of sections below refer to.
+# https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
+
+
+def _tables(data):
+    """Lists the (start, size) of a file's own tables, by their signatures.
+
+    Source: sections II.A (superblock), III.A.1 (B-trees), III.C (symbol
+    tables), III.D (local heaps) and III.E (global heaps).
+    """
+    leaf, internal = (4, 16)
+    if data[8] < 2:
+        leaf, internal = struct.unpack_from("<HH", data, 16)
+    used = [(0, 96)]
+    tables = rb"TREE\x00|SNOD\x01\x00|HEAP\x00{4}|GCOL\x01\x00{3}"
+    for match in re.finditer(tables, data):
+        start, kind = match.start(), match[0][:4]
+        size = {b"TREE": 32 + 32 * internal, b"SNOD": 8 + 80 * leaf}.get(kind)
+        if size is None:
+            size = int.from_bytes(data[start + 8 : start + 16], "little")
+        if kind == b"HEAP":
+            address = int.from_bytes(data[start + 24 : start + 32], "little")
+            used.append((address, size))
+            size = 32
+        used.append((start, size))
+    return used
+
+
+def _header(data, info):
+    """Lists the (start, size) of an object's header and its continuations.
+
+    Source: sections IV.A.1.a (version 1) and IV.A.2.q (continuation).
+    """
+    start, parts = info.addr, info.hdr.nchunks
+    if data[start : start + 1] != b"\x01":  # version 2, which Keras writes not
+        return [(start, info.hdr.space.total if parts == 1 else 16)]
+    size = int.from_bytes(data[start + 8 : start + 12], "little")
+    used = [(start, 16 + size)]
+    chunks = [(start + 16, start + 16 + size)]
+    for at, end in chunks:
+        while at + 8 <= end <= len(data):
+            kind, size = struct.unpack_from("<HH", data, at)
+            if kind == 16 and len(used) < parts:
+                used.append(struct.unpack_from("<QQ", data, at + 8))
+                chunks.append((used[-1][0], sum(used[-1])))
+            at += 8 + size
+    return used
+
+
 def _check_heaps(data):
     """Refuses damage in the texts of a file, on which libhdf5 never returns.
 
-    Source: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
-    section III.E, global heap: it follows the sizes of objects, even of 0.
+    Source: section III.E, global heap. libhdf5 follows the sizes of objects,
+    even of 0.
     """
     if (data[13:15] if data[8] < 2 else data[9:11]) != b"\x08\x08":
         raise ValueError("its offsets and lengths are not 8 bytes long")
