@@ -39,7 +39,7 @@ _SWITCHES = {"gamma": "scale", "beta": "center"}
 # bytes of a description in JSON.
 _MAX_NAME = 1000
 _MAX_DEPTH = 32
-_MAX_JSON = 2**24
+_MAX_JSON = 2**22
 
 # What begins so is no checkpoint, but something that people take for one.
 _FOREIGN = {
@@ -315,9 +315,10 @@ def _read_h5(path, layers):
 
 
 def _read_safetensors(path, layers):
+    with path.open("rb") as file:
+        if int.from_bytes(file.read(8), "little") > _MAX_JSON:
+            raise ValueError("its header is longer than any network's")
     data = path.read_bytes()
-    if int.from_bytes(data[:8], "little") > _MAX_JSON:
-        raise ValueError("its header is longer than any network's")
     arrays = {}
     for name, tensor in safetensors.deserialize(data):
         if tensor["dtype"] not in _SAFETENSORS_DTYPES:
