@@ -304,7 +304,7 @@ class TestFaults:
     def test_a_kernel_of_no_group(self, shape, name, tmp_path):
         """The cardinality is read off this kernel before all is checked."""
         net = {f"conv2_block1_2_conv/{name}": np.zeros(shape, "float32")}
-        with pytest.raises(ValueError, match=r"conv2_block1_2_conv/\w*kernel"):
+        with pytest.raises(ValueError, match=r"must match the network.*faults"):
             keras_resnext.ResNeXt29(weights=written(net, tmp_path))
 
     def test_names_are_shortened_and_escaped(self, net, tmp_path):
@@ -427,7 +427,7 @@ class TestLeftOut:
             warnings.simplefilter("always")
             model = tiny(weights=path, include_top=False)
         said = [str(w.message) for w in caught if w.category is UserWarning]
-        if "fc.weight" in head:
+        if head.keys() & {"fc.weight", "last_linear.weight"}:
             assert not said
         else:
             assert next(iter(head)) in said[0]
@@ -435,9 +435,8 @@ class TestLeftOut:
             values(model),
             {n: a for n, a in drawn.items() if not n.startswith("pred")},
         )
-        if "last_linear.weight" not in head:
-            with pytest.raises(ValueError, match="predictions"):
-                tiny(weights=path)
+        with pytest.raises(ValueError, match="predictions"):
+            tiny(weights=path)
 
     def test_another_network_is_not_left_out(self, net, tmp_path):
         for name in ("layer5.0.conv1.weight", "layer1.0.extra", "conv9.weight"):

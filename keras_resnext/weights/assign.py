@@ -12,7 +12,7 @@ from keras_resnext.weights import checkpoints, sources, structure, values
 
 _TORCH_NAME = re.compile(
     # Cadene's nets have the stem in a layer of its own.
-    r"(?:layer0\.|layer(?P<stage>[1-9]\d*)\.(?P<block>\d+)\.)?"
+    r"(?:layer0\.|layer(?P<stage>[1-9]\d?)\.(?P<block>\d{1,3})\.)?"
     r"(?:(?P<kind>conv|bn)(?P<index>\d)|conv1\.(?P<stem>[01346])"
     r"|downsample\.(?P<down>[012])|(?:se|se_module)\.fc(?P<se>[12])"
     r"|(?P<top>fc|last_linear))"

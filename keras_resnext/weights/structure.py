@@ -4,7 +4,7 @@ import re
 
 from keras_resnext.registry import ARCHITECTURES
 
-_BLOCK = re.compile(r"conv(\d+)_block(\d+)_")
+_BLOCK = re.compile(r"conv(\d{1,2})_block(\d{1,3})_")
 
 
 def describe(shapes):
@@ -26,7 +26,9 @@ def describe(shapes):
             stage, block = map(int, match.groups())
             depths[stage] = max(block, depths.get(stage, 0))
     middle = _kernel(shapes, "conv2_block1_2_conv")
-    if not middle or sorted(depths) != list(range(2, len(depths) + 2)):
+    if not middle or middle[3] % middle[2]:
+        return {}
+    if sorted(depths) != list(range(2, len(depths) + 2)):
         return {}
     facts = {
         "depths": tuple(depths[stage] for stage in sorted(depths)),
