@@ -17,6 +17,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -43,7 +44,7 @@ from keras_resnext.commands import (
     random_weights,
 )
 from keras_resnext.export import artifact as module
-from keras_resnext.export import formats, serving
+from keras_resnext.export import formats, serving, swap
 from keras_resnext.export.folding import fold
 from keras_resnext.preprocessing import eval_transform
 
@@ -368,6 +369,99 @@ def test_artifact_does_not_depend_on_the_machine(small, tmp_path, monkeypatch):
     assert operations[0] == operations[1]
     convolutions = [w for w in small.weights if "conv/kernel" in w.path]
     assert operations[0].count("Conv2D") == len(convolutions)
+
+
+# --- What an artifact says of itself ---
+
+
+def facts_in_onnx(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    (image,), (output,) = session.get_inputs(), session.get_outputs()
+    assert image.shape[0] == output.shape[0] == "batch"
+    found = session.get_modelmeta().custom_metadata_map
+    return {name: json.loads(value) for name, value in found.items()}
+
+
+def facts_in_openvino(path):
+    import openvino
+
+    model = openvino.Core().read_model(path / "model.xml")
+    (image,) = model.get_parameters()
+    assert image.layout == openvino.Layout("NHWC")
+    found = model.get_rt_info("preprocessing").value
+    return {
+        name: json.loads(model.get_rt_info(["preprocessing", name]).astype(str))
+        for name in found
+    }
+
+
+def facts_in_litert(path):
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+    (entry,) = (m for m in model.metadata if m.name == b"preprocessing")
+    return json.loads(bytes(model.buffers[entry.buffer].data))
+
+
+def facts_in_saved_model(path):
+    return json.loads((path / "assets/preprocessing.json").read_text())
+
+
+FACTS = {
+    "saved_model": facts_in_saved_model,
+    "onnx": facts_in_onnx,
+    "litert": facts_in_litert,
+    "openvino": facts_in_openvino,
+}
+
+
+@pytest.mark.parametrize("format", PACKAGES)
+def test_artifacts_say_what_they_eat(artifact, format):
+    path = artifact("resnext29", format).path
+    checkpoint = row(32, 10)
+    beside = path if path.is_dir() else path.parent
+    text = (beside / "preprocessing.json").read_text("utf-8")
+    for facts in (FACTS[format](path), json.loads(text)):
+        for name in ("resize", "crop", "interpolation", "licence"):
+            assert facts[name] == getattr(checkpoint, name)
+        for name in ("mean", "std"):
+            assert facts[name] == list(getattr(checkpoint, name))
+        assert facts["labels"][0] == "airplane" and len(facts["labels"]) == 10
+
+
+@pytest.mark.parametrize("format", PACKAGES)
+def test_documented_lines_classify_without_the_package(
+    artifact, network, tmp_path, format
+):
+    name = {"saved_model": "1", "litert": "model.tflite"}
+    name = name.get(
+        format, "openvino" if format == "openvino" else "model.onnx"
+    )
+    path = artifact("resnext29", format).path
+    (tmp_path / name).symlink_to(path)
+    beside = path if path.is_dir() else path.parent
+    shutil.copy(beside / "preprocessing.json", tmp_path)
+    shutil.copy(formats.PICTURES[1], tmp_path / "cat.jpg")
+    text = (ROOT / "docs/export.md").read_text("utf-8")
+    text = text.split("## Without this package")[1].split("\n## ")[0]
+    first, *engines = re.findall("```python\n(.*?)```", text, re.DOTALL)
+    (engine,) = (lines for lines in engines if f'"{name}' in lines)
+    block = 'import sys; sys.modules["keras_resnext"] = None\n'
+    result = subprocess.run(
+        [sys.executable, "-c", block + first + engine],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    label, score = result.stdout.split()[-2:]
+    model, side = network("resnext29")
+    scores = np.asarray(model(photographs(side)[1:2]))
+    ((_, expected, best),) = keras_resnext.decode_predictions(scores, 1)[0]
+    assert label == expected
+    assert float(score) == pytest.approx(best, abs=1e-3)
 
 
 # --- TensorFlow Serving ------------------------------------------------------
@@ -1179,7 +1273,8 @@ def disk(path, kilobytes):
     try:
         yield
     finally:
-        subprocess.run(["umount", path], check=True)
+        # Lazily: an error keeps what OpenVINO has mapped there.
+        subprocess.run(["umount", "-l", path], check=True)
 
 
 @pytest.mark.parametrize("format", PACKAGES)
@@ -1191,6 +1286,79 @@ def test_full_disk(small, tmp_path, format):
         ):
             export(small, tmp_path / "disk" / "artifact", format)
         assert not files(tmp_path / "disk")
+
+
+def test_full_disk_under_openvino(small, tmp_path):
+    """Its own writer fails, when all else has gone in."""
+    pytest.importorskip("openvino", reason="a runtime is missing")
+    report = export(small, tmp_path / "artifact", "openvino")
+    saved = export(small, tmp_path / "servable").size
+    kilobytes = (saved + report.size // 2) // 1000
+    with disk(tmp_path / "disk", kilobytes):
+        with pytest.raises(OSError, match=r"has room.*OpenVINO could not"):
+            export(small, tmp_path / "disk" / "artifact", "openvino")
+        assert not files(tmp_path / "disk")
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from keras_resnext.export import swap
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+final = pathlib.Path(sys.argv[1])
+if sys.argv[2] == "swapping":
+    pathlib.Path.replace = kill
+with swap.moved(final) as part:
+    part.mkdir() if sys.argv[3] == "folder" else part.write_text("new")
+    if sys.argv[2] == "writing":
+        kill()
+    print("ready", flush=True)
+    if sys.argv[2] == "waiting":
+        input()
+"""
+
+
+def start_export(path, moment, kind):
+    return subprocess.Popen(
+        [sys.executable, "-c", KILLED, path, moment, kind],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+@pytest.mark.parametrize("moment", ["writing", "swapping"])
+def test_the_next_export_recovers_from_a_killed_one(tmp_path, kind, moment):
+    path = tmp_path / "artifact"
+    path.mkdir() if kind == "folder" else path.write_text("old")
+    if kind == "folder":
+        (path / "model.xml").write_text("old")
+    before = text(tmp_path)
+    assert start_export(path, moment, kind).wait() == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) > (moment == "writing")
+    # One of another name, which fails.
+    with pytest.raises(RuntimeError), swap.moved(tmp_path / "other"):
+        assert path.exists()
+        raise RuntimeError("pulled plug")
+    assert text(tmp_path) == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_exports_at_once_leave_each_other_alone(tmp_path):
+    path = tmp_path / "artifact"
+    other = start_export(path, "waiting", "file")
+    assert other.stdout.readline() == "ready\n"
+    mine = tmp_path / f".mine{swap._MARK}x"  # of nobody's making
+    mine.mkdir()
+    with swap.moved(path) as part:
+        part.write_text("mine")
+    assert path.read_text() == "mine"
+    other.communicate("\n")
+    assert other.returncode == 0 and path.read_text() == "new"
+    assert set(tmp_path.iterdir()) == {path, mine}
 
 
 @pytest.mark.parametrize("format", ["onnx", "litert", "openvino"])

@@ -5,9 +5,7 @@ import dataclasses
 import importlib
 import os
 import pathlib
-import shutil
 import statistics
-import tempfile
 import time
 
 import keras
@@ -18,6 +16,7 @@ from keras_resnext.arguments import require
 from keras_resnext.export import serving
 from keras_resnext.export.folding import fold, output_names
 from keras_resnext.export.formats import FORMATS, PICTURES, Job
+from keras_resnext.export.swap import moved, writing
 
 # Of a checkpoint's row, for models that normalise by themselves.
 _LEVELS = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
@@ -166,16 +165,22 @@ def export(
     model = copies.recast(model, "float32")  # what files are compared with
     if tolerance is None:
         tolerance = _TOLERANCE[precision]
-    with _moved(final) as part:
-        with _writing(final), _converting(format):
+    with moved(final) as part:
+        with writing(final), _converting(format):
             notes = skipped + (kind.write(job, part) or ())
         facts = _compare(kind.load, part, job, model, tolerance)
         if job.checkpoint and format == "saved_model":
             notes += _compare_bytes(part, job, model, transform, tolerance)
+        with writing(final):
+            if part.is_dir():
+                _describe(job, part)
         size = sum(f.stat().st_size for f in _files(part))
         if format == "saved_model":
-            with _writing(final):
+            with writing(final):
                 serving.write_batching(final.parent, part.parent)
+    if final.is_file() and job.facts():
+        with moved(final.with_name(serving.PREPROCESSING)) as part:
+            _describe(job, part.parent)
     report = Report(final, precision=precision, size=size, notes=notes, **facts)
     print(report)
     return report
@@ -277,7 +282,11 @@ def _destination(path, format, version):
                 f"version={max(taken) + 1}."
             )
         return final
-    own = {"model.xml", "model.bin"} if format == "openvino" else None
+    own = (
+        {"model.xml", "model.bin", serving.PREPROCESSING}
+        if format == "openvino"
+        else None
+    )
     if path.is_dir() and (
         own is None or not {p.name for p in path.iterdir()} <= own
     ):
@@ -410,24 +419,14 @@ def _transformed(transform, pictures):
     )
 
 
+def _describe(job, folder):
+    """Writes what the artifact in a folder says of its inputs, for readers."""
+    if job.facts():
+        serving.write_facts(job.facts(), folder / serving.PREPROCESSING)
+
+
 def _files(path):
     return [p for p in (path, *path.rglob("*")) if p.is_file()]
-
-
-@contextlib.contextmanager
-def _writing(path):
-    """Turns an error of the file system into one sentence."""
-    import tensorflow as tf
-
-    try:
-        yield
-    except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(
-            "`path` must be in a folder that can be written and has room. "
-            f"Received: path='{path}' ({reason}). Choose another one, or "
-            "make room."
-        ) from error
 
 
 @contextlib.contextmanager
@@ -447,29 +446,6 @@ def _converting(format):
             f"{reason}). Nothing was written; export the network below that "
             'operation, or choose "saved_model", which has all of them.'
         ) from error
-
-
-@contextlib.contextmanager
-def _moved(final):
-    """Yields a place beside `final`, and moves what is there to `final`."""
-    with _writing(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        # No number: TensorFlow Serving must not take it for a version.
-        folder = tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent)
-    try:
-        part = pathlib.Path(folder, final.name)
-        yield part
-        old = pathlib.Path(folder, "old")
-        if final.is_dir():  # can be renamed, but not replaced
-            final.rename(old)
-        try:
-            part.replace(final)
-        except BaseException:
-            if old.exists():
-                old.rename(final)
-            raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _logits(outputs):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -44,6 +45,26 @@ class Job:
     top: int
     max_pixels: int
 
+    def facts(self):
+        """Returns what the artifact says of its inputs and outputs.
+
+        Each entry is a value for JSON; without a checkpoint there is none.
+        """
+        row = self.checkpoint
+        if row is None:
+            return {}
+        return {
+            "checkpoint": f"{row.architecture}/{row.tag}",
+            "licence": row.licence,
+            "order": "RGB, (batch, height, width, channels)",
+            "resize": row.resize,
+            "crop": row.crop,
+            "interpolation": row.interpolation,
+            "mean": row.mean,
+            "std": row.std,
+            "labels": self.labels,
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class Format:
@@ -71,7 +92,13 @@ def _single(outputs):
 
 def _write_saved_model(job, path):
     serving.save(
-        job.model, path, job.checkpoint, job.labels, job.top, job.max_pixels
+        job.model,
+        path,
+        job.checkpoint,
+        job.labels,
+        job.top,
+        job.max_pixels,
+        job.facts(),
     )
     requests = {"serving_default": ("images", job.samples[:1])}
     notes = []
@@ -111,7 +138,22 @@ def _write_onnx(job, path):
         from onnxruntime.transformers import float16
 
         proto = float16.convert_float_to_float16(proto, keep_io_types=True)
+    _name_axes(proto.graph)
+    facts = {k: json.dumps(v) for k, v in job.facts().items()}
+    onnx.helper.set_model_props(proto, facts)
     onnx.save(proto, path)
+
+
+def _name_axes(graph):
+    """Names the variable axes, which the converter numbers."""
+    del graph.value_info[:]  # would still have the old names
+    for value in (*graph.input, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        names = ("batch", "height", "width", "channels")
+        names = names if len(dims) == 4 else ("batch", "classes")
+        for dim, name in zip(dims, names, strict=False):
+            if not dim.HasField("dim_value"):
+                dim.dim_param = name
 
 
 def _load_onnx(path):
@@ -152,7 +194,25 @@ def _write_litert(job, path):
         converter.representative_dataset = lambda: (
             [image[np.newaxis]] for image in job.calibration
         )
-    path.write_bytes(converter.convert())
+    data = converter.convert()
+    path.write_bytes(_with_metadata(data, job.facts()) if job.facts() else data)
+
+
+def _with_metadata(data, facts):
+    """Adds facts, as the entry `preprocessing`, to a LiteRT file's metadata."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(data)
+    content = json.dumps(facts).encode()
+    model.buffers.append(schema.BufferT(data=np.frombuffer(content, "uint8")))
+    entry = schema.MetadataT(
+        name="preprocessing", buffer=len(model.buffers) - 1
+    )
+    model.metadata = [*(model.metadata or ()), entry]
+    builder = flatbuffers.Builder(len(data) + len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def _load_litert(path):
@@ -184,11 +244,21 @@ def _write_openvino(job, path):
     saved = path.with_name("saved_model")
     serving.save(job.model, saved)
     path.mkdir()
-    openvino.save_model(
-        openvino.convert_model(str(saved)),
-        path / "model.xml",
-        compress_to_fp16=job.precision == "float16",
-    )
+    model = openvino.convert_model(str(saved))
+    (images,) = model.get_parameters()
+    images.layout = openvino.Layout("NHWC")
+    for name, value in job.facts().items():
+        model.set_rt_info(json.dumps(value), ["preprocessing", name])
+    _save_openvino(model, path / "model.xml", job.precision == "float16")
+
+
+def _save_openvino(model, path, compress=False):
+    import openvino
+
+    try:
+        openvino.save_model(model, path, compress_to_fp16=compress)
+    except RuntimeError as error:  # all that its C++ streams say
+        raise OSError(f"OpenVINO could not write it: {error}") from error
 
 
 def _load_openvino(path):

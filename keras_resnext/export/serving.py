@@ -1,5 +1,7 @@
 """Writes SavedModels for TensorFlow Serving."""
 
+import json
+
 from keras_resnext.export.decoding import decode
 from keras_resnext.export.folding import frozen
 from keras_resnext.preprocessing import MAX_ASPECT, MAX_PIXELS
@@ -8,6 +10,7 @@ _BROKEN = (
     "A JPEG, PNG, GIF or BMP picture that can be decoded, of at most {:,} "
     f"pixels and sides of at most 1 to {MAX_ASPECT}, is required."
 )
+PREPROCESSING = "preprocessing.json"
 # TensorFlow's names of Pillow's filters.
 _KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 # A request may have up to 1,024 pictures; eight at a time are computed, as more
@@ -22,7 +25,13 @@ max_enqueued_batches { value: 100 }
 
 
 def save(
-    model, path, checkpoint=None, labels=None, top=5, max_pixels=MAX_PIXELS
+    model,
+    path,
+    checkpoint=None,
+    labels=None,
+    top=5,
+    max_pixels=MAX_PIXELS,
+    facts=None,
 ):
     """Writes a model as one version of a servable.
 
@@ -39,13 +48,15 @@ def save(
 
     Args:
         model: What `keras_resnext.export.folding.fold` returns.
-        path: Folder to write, `pathlib.Path`; beside it `labels.txt` is left.
+        path: Folder to write, `pathlib.Path`; beside it the assets are left.
         checkpoint: `keras_resnext.registry.Checkpoint` whose preprocessing
             pictures get, or `None`.
         labels: Names of the classes, with a checkpoint only; they are also
             the asset `labels.txt`.
         top: Number of classes to return for a picture.
         max_pixels: Greatest number of pixels of a picture.
+        facts: What else is to be known of the pictures: the asset
+            `preprocessing.json`.
     """
     import tensorflow as tf
 
@@ -65,7 +76,17 @@ def save(
         signatures["serving_bytes"] = _classifier(
             run, checkpoint, labels, min(top, len(labels)), max_pixels
         )
+    if facts:
+        file = path.with_name(PREPROCESSING)
+        write_facts(facts, file)
+        module.preprocessing = tf.saved_model.Asset(str(file))
     tf.saved_model.save(module, str(path), signatures=signatures)
+
+
+def write_facts(facts, path):
+    """Writes what an artifact says of its inputs as JSON."""
+    text = json.dumps(facts, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", "utf-8")
 
 
 def _classifier(run, checkpoint, labels, top, max_pixels):
