@@ -1301,8 +1301,7 @@ def test_full_disk_under_openvino(small, tmp_path):
 
 
 KILLED = """
-import os, pathlib, signal, sys
-from keras_resnext.export import swap
+import os, pathlib, runpy, signal, sys
 
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -1310,7 +1309,7 @@ def kill(*_):
 final = pathlib.Path(sys.argv[1])
 if sys.argv[2] == "swapping":
     pathlib.Path.replace = kill
-with swap.moved(final) as part:
+with runpy.run_path(sys.argv[4])["moved"](final) as part:
     part.mkdir() if sys.argv[3] == "folder" else part.write_text("new")
     if sys.argv[2] == "writing":
         kill()
@@ -1322,7 +1321,7 @@ with swap.moved(final) as part:
 
 def start_export(path, moment, kind):
     return subprocess.Popen(
-        [sys.executable, "-c", KILLED, path, moment, kind],
+        [sys.executable, "-c", KILLED, path, moment, kind, swap.__file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -1337,7 +1336,8 @@ def test_the_next_export_recovers_from_a_killed_one(tmp_path, kind, moment):
     if kind == "folder":
         (path / "model.xml").write_text("old")
     before = text(tmp_path)
-    assert start_export(path, moment, kind).wait() == -signal.SIGKILL
+    with start_export(path, moment, kind) as process:
+        assert process.wait() == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) > (moment == "writing")
     # One of another name, which fails.
     with pytest.raises(RuntimeError), swap.moved(tmp_path / "other"):
@@ -1349,14 +1349,14 @@ def test_the_next_export_recovers_from_a_killed_one(tmp_path, kind, moment):
 
 def test_exports_at_once_leave_each_other_alone(tmp_path):
     path = tmp_path / "artifact"
-    other = start_export(path, "waiting", "file")
-    assert other.stdout.readline() == "ready\n"
     mine = tmp_path / f".mine{swap._MARK}x"  # of nobody's making
     mine.mkdir()
-    with swap.moved(path) as part:
-        part.write_text("mine")
-    assert path.read_text() == "mine"
-    other.communicate("\n")
+    with start_export(path, "waiting", "file") as other:
+        assert other.stdout.readline() == "ready\n"
+        with swap.moved(path) as part:
+            part.write_text("mine")
+        assert path.read_text() == "mine"
+        other.communicate("\n")
     assert other.returncode == 0 and path.read_text() == "new"
     assert set(tmp_path.iterdir()) == {path, mine}
 

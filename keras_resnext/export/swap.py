@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 import tempfile
 
 _MARK = ".keras_resnext-"
@@ -19,17 +20,20 @@ _HIDDEN = re.compile(rf"\.(.+){re.escape(_MARK)}\w{{8}}")
 @contextlib.contextmanager
 def writing(path):
     """Turns an error of the file system into one sentence."""
-    import tensorflow as tf
-
     try:
         yield
-    except (OSError, tf.errors.OpError) as error:
+    except _errors() as error:
         reason = getattr(error, "strerror", None) or error
         raise OSError(
             "`path` must be in a folder that can be written and has room. "
             f"Received: path='{path}' ({reason}). Choose another one, or "
             "make room."
         ) from error
+
+
+def _errors():
+    tf = sys.modules.get("tensorflow")
+    return (OSError, tf.errors.OpError) if tf else OSError
 
 
 @contextlib.contextmanager
