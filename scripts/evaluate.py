@@ -3,6 +3,7 @@ r"""Measures the accuracy of a network on pictures with known classes.
     python scripts/evaluate.py resnext29 --weights cifar10 --data cifar10.npz
     python scripts/evaluate.py resnext50_32x4d --data imagenette2/
     python scripts/evaluate.py resnext50_32x4d --data pictures/
+    python scripts/evaluate.py --artifact net.int8.onnx --data cifar10.npz
     python scripts/evaluate.py my.keras --checkpoint resnext50_32x4d \
         --data flowers/
 
@@ -32,6 +33,8 @@ import numpy as np
 import keras_resnext
 from common import data, files, pictures
 from keras_resnext.commands import arguments, console, networks
+from keras_resnext.export import formats
+from keras_resnext.export.serving import PREPROCESSING
 
 HEADER = """
 | network | weights | data | images | among classes | top-1, % | top-5, % |
@@ -43,7 +46,12 @@ def parse_arguments():
     """Returns the command line's options."""
     parser = console.Parser(description=__doc__)
     add = parser.add_argument
-    arguments.add_network(parser)
+    arguments.add_network(parser, nargs="?")
+    add(
+        "--artifact",
+        type=pathlib.Path,
+        help="file or folder that an export wrote, in place of a network",
+    )
     for name in ("--resize", "--crop"):
         add(
             name,
@@ -63,11 +71,52 @@ def parse_arguments():
         default=pathlib.Path("runs/evaluate"),
         help="folder to write to",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if (args.model is None) == (args.artifact is None):
+        parser.error("A network or --artifact is required, and not both.")
+    return args
+
+
+class Artifact:
+    """An exported network, in its own runtime.
+
+    Attributes:
+        labels: Names of the classes.
+        checkpoint: Whose preprocessing pictures get.
+        output_shape: As Keras has it.
+    """
+
+    def __init__(self, path):
+        """Loads what an export wrote, and the description beside it.
+
+        Raises:
+            ValueError: If there is no artifact.
+            OSError: If there is no description.
+        """
+        _, self.run = formats.load(path)
+        folder = path if path.is_dir() else path.parent
+        text = (folder / PREPROCESSING).read_text("utf-8")
+        facts = json.loads(text)
+        self.labels = facts["labels"]
+        self.output_shape = (None, len(self.labels))
+        self.checkpoint = dataclasses.replace(
+            networks.USUAL,
+            classes=len(self.labels),
+            **{k: facts[k] for k in ("resize", "crop", "interpolation")},
+            **{k: tuple(facts[k]) for k in ("mean", "std")},
+        )
+
+    def predict(self, batches, verbose=None):
+        """Returns the scores of batches, `(n, classes)`."""
+        every = (batches[i] for i in range(len(batches)))
+        return np.concatenate([self.run(images) for (images,) in every])
 
 
 def load_model(args):
     """Returns the network and the checkpoint whose preprocessing it gets."""
+    if args.artifact is not None:
+        model = Artifact(args.artifact)
+        return model, model.checkpoint
     if networks.find(args)[1] is None:
         raise ValueError(
             "--checkpoint must say which preprocessing the network of a file "
@@ -177,8 +226,10 @@ def evaluate(model, split, transform, batch_size=64, on_corrupt="skip"):
 
 def table(args, result):
     """Returns the result as rows of a table in Markdown."""
-    weights = "-" if args.model.endswith(".keras") else args.weights
-    names = [pathlib.Path(n).name for n in (args.model, weights, args.data)]
+    model = args.model or str(args.artifact)
+    own = args.model is None or model.endswith(".keras")
+    weights = "-" if own else args.weights
+    names = [pathlib.Path(n).name for n in (model, weights, args.data)]
     return "".join(
         f"| {' | '.join(names)} | {result['images']:,} | {among['classes']:,} "
         f"| {among['top1']:.2f} | {among['top5']:.2f} |\n"
@@ -221,7 +272,10 @@ def main():
         },
     }
     print(HEADER + table(args, result), end="")
-    names = networks.names_of(args, split.classes, model.output_shape[-1])
+    if args.artifact is not None:
+        names = model.labels
+    else:
+        names = networks.names_of(args, split.classes, model.output_shape[-1])
     outputs = outputs_of(split.classes, len(names))
     names = [names[i] for i in outputs]
     write(args, result, labels, predictions, names)

@@ -1,6 +1,7 @@
 """The accuracy that scripts/evaluate.py measures, against another way."""
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import os
@@ -281,3 +282,31 @@ def test_folder_of_other_files(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(ValueError, match=r"WordNet ids .* with neither"):
         evaluate.named_pictures(tmp_path)
+
+
+def test_an_artifact_in_its_runtime(folder, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="a runtime is missing")
+    pytest.importorskip("tf2onnx", reason="a converter is missing")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("TensorFlow exports")
+    from keras_resnext.export import export
+
+    row = dataclasses.replace(TRANSFORM.checkpoint, classes=1000)
+    export(greedy_net(), tmp_path / "net.onnx", "onnx", checkpoint=row)
+    command = ["evaluate", "--artifact", str(tmp_path / "net.onnx")]
+    command += ["--data", str(folder), "--holdout", "1"]
+    monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "out")])
+    evaluate.main()
+    assert (tmp_path / "out" / "result.md").read_text() == (
+        "| net.onnx | - | pictures | 6 | 1,000 | 66.67 | 100.00 |\n"
+        "| net.onnx | - | pictures | 6 | 3 | 100.00 | 100.00 |\n"
+    )
+
+
+def test_either_a_network_or_an_artifact(monkeypatch, capsys):
+    for words in ([], ["resnext29", "--artifact", "net.onnx"]):
+        command = ["evaluate", *words, "--data", "x"]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit):
+            evaluate.parse_arguments()
+        assert "A network or --artifact" in capsys.readouterr().err

@@ -314,11 +314,15 @@ RUNTIMES = {
         ("onnx", "float16", 0.01),
         ("litert", "float16", 0.01),
         ("litert", "int8", 0.3),
+        ("onnx", "int8", 0.3),
+        ("openvino", "int8", 0.3),
         ("openvino", "float16", 0.01),
     ],
 )
 def test_reduced_precision(small, tmp_path, format, precision, allowed):
     pytest.importorskip(PACKAGES[format], reason="a runtime is missing")
+    if (format, precision) == ("openvino", "int8"):
+        pytest.importorskip("nncf", reason="it quantises for OpenVINO")
     whole = export(small, tmp_path / "whole", format)
     report = export(
         small,
@@ -1044,9 +1048,11 @@ def test_command_line_writes_all_that_exist(small, tmp_path, capsys):
     assert {path.name for path in out.iterdir()} == {
         "float16",
         "model.float16.onnx",
+        "model.int8.onnx",
         "model.float16.tflite",
         "model.int8.tflite",
         "openvino.float16",
+        "openvino.int8",
     }
     lines = capsys.readouterr().out.split("\n\n")[-1].splitlines()
     assert lines[0].count("|") == 8
@@ -1054,9 +1060,11 @@ def test_command_line_writes_all_that_exist(small, tmp_path, capsys):
     assert [(name.split()[0], precision) for name, precision in cells] == [
         ("TensorFlow", "float16"),
         ("ONNX", "float16"),
+        ("ONNX", "int8"),
         ("LiteRT", "float16"),
         ("LiteRT", "int8"),
         ("OpenVINO", "float16"),
+        ("OpenVINO", "int8"),
     ]
 
 
@@ -1142,8 +1150,8 @@ def text(tree):
     [
         ({"format": "coreml"}, "`format` must be one of saved_model, onnx, "),
         (
-            {"format": "openvino", "precision": "int8"},
-            "`precision` must be one of float32, float16 for openvino",
+            {"format": "openvino", "precision": "bfloat16"},
+            "`precision` must be one of float32, float16, int8 for openvino",
         ),
         (
             {"format": "litert", "precision": "int8"},
@@ -1208,6 +1216,21 @@ def test_missing_extra(small, tmp_path, monkeypatch, format):
         ImportError, match=r'Run `pip install "keras_resnext\[export\]"`'
     ):
         export(small, tmp_path / "a", format)
+
+
+def test_missing_quantizer(small, tmp_path, monkeypatch):
+    pytest.importorskip("openvino", reason="a runtime is missing")
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(ImportError, match=r"nncf is required.*pip install"):
+        export(small, tmp_path / "a", "openvino", "int8", calibration=[b""])
+
+
+@pytest.mark.parametrize("name", ["net.bin", "folder", "absent.onnx"])
+def test_what_is_no_artifact(tmp_path, name):
+    (tmp_path / "net.bin").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match="An artifact must be a "):
+        formats.load(tmp_path / name)
 
 
 def test_without_serving_api_no_warm_up(small, tmp_path, monkeypatch):

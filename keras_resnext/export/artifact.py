@@ -108,7 +108,7 @@ def export(
             that OpenVINO wrote, is replaced.
         format: `"saved_model"`, `"onnx"`, `"litert"` or `"openvino"`.
         precision: `"float32"`; `"float16"`; `"bfloat16"`, for
-            `"saved_model"`; `"int8"`, for `"litert"`. Inputs have the model's
+            `"saved_model"`; `"int8"`, for the others. Inputs have the model's
             type; outputs are float32, or integers where the model's are.
         checkpoint: What `keras_resnext.eval_transform` takes. A SavedModel
             gets the signature `serving_bytes` with this preprocessing: see
@@ -213,13 +213,17 @@ def _check_arguments(model, format, precision, calibration, top):
         "Pass a folder of a hundred pictures or more.",
         calibration=calibration,
     )
-    for package in FORMATS[format].packages:
+    packages = FORMATS[format].packages
+    if precision == "int8":
+        packages += FORMATS[format].quantizer
+    for package in packages:
         try:
             importlib.import_module(package)
         except ImportError as error:
             raise ImportError(
                 f"The package {package} is required for this format. "
-                f"Received: format={format!r} ({error}). Run `pip install "
+                f"Received: format={format!r}, precision={precision!r} "
+                f"({error}). Run `pip install "
                 '"keras_resnext[export]"`, or `pip install ".[export]"` in a '
                 "checkout."
             ) from error
