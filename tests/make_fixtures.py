@@ -6,10 +6,14 @@
 torch_zip.pth, torch_legacy.pth and tiny.safetensors hold one state dict of
 every kind of tensor, tiny.keras and tiny.weights.h5 one model. `arrays` and
 `keras_arrays` are what a reader must return, so that the tests need neither
-PyTorch nor stored values. The net.* files hold the smallest whole network,
-`reference.draw("tiny")`.
+PyTorch nor stored values. training.pth holds `network_arrays` as the average
+of a training, whose state stands beside it. The net.* files hold the smallest
+whole network, `reference.draw("tiny")`.
 """
 
+import argparse
+import collections
+import datetime
 import pathlib
 
 import numpy as np
@@ -47,6 +51,39 @@ def arrays():
         "flags": np.array([True, False, True]),
         "empty": normal(0, 3),
     }
+
+
+def network_arrays():
+    """Returns those of `arrays` that have names of a network."""
+    found = arrays()
+    names = [name for name in found if "." in name and "shared" not in name]
+    return {name: found[name] for name in names}
+
+
+def save_training():
+    import torch
+
+    net = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, 0.9)
+    net(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 2, 3])
+    average = {"n_averaged": torch.tensor(5)}
+    for name, array in network_arrays().items():
+        average[f"module.model.{name}"] = torch.tensor(array)
+    value = {
+        "model_ema": average,
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": scheduler.state_dict(),
+        "args": argparse.Namespace(path=pathlib.PurePosixPath("a"), seed=2**99),
+        "kinds": [torch.float16, torch.device("cpu"), torch.Size([1]), dict],
+        "sets": ({1, 2}, frozenset("a"), np.float64(1), np.arange(3)),
+        "default": collections.defaultdict(list, a=[1]),
+        "time": datetime.date(2026, 1, 1),
+        "random": torch.get_rng_state(),
+        "sparse": torch.eye(2).to_sparse(),
+    }
+    torch.save(value, FOLDER / "training.pth", pickle_protocol=4)
 
 
 def tensors():
@@ -116,6 +153,7 @@ def main():
     FOLDER.mkdir(exist_ok=True)
     save_keras()
     save_net()
+    save_training()
     # A module's state dict carries `_metadata`, which pickle stores by BUILD.
     state = torch.nn.Linear(1, 1).state_dict()
     state.clear()

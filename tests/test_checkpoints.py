@@ -42,6 +42,11 @@ def test_fixture_has_the_values_of_its_seed(name):
     assert_same(checkpoints.read(FOLDER / name), make_fixtures.arrays())
 
 
+def test_average_beside_the_state_of_a_training():
+    arrays = checkpoints.read(FOLDER / "training.pth")
+    assert_same(arrays, make_fixtures.network_arrays())
+
+
 @pytest.mark.parametrize("name", KERAS_FIXTURES)
 def test_keras_fixture_has_the_values_of_its_seed(name):
     expected = make_fixtures.keras_arrays()

@@ -11,6 +11,7 @@ import struct
 import zipfile
 import zlib
 
+import fuzz
 import h5py
 import isolated
 import numpy as np
@@ -343,6 +344,13 @@ def test_messages(results):
         message = result.get("message", "")
         assert "message" in result or "arrays" in result, name
         assert len(message) < 2000 and message.isprintable(), name
+
+
+def test_damage(tmp_path):
+    """As `python tests/fuzz.py`, which goes on for as long as one likes."""
+    faults, accepted = fuzz.judge(tmp_path, 300, seed=0)
+    assert not faults
+    assert 50 < accepted < 250
 
 
 @pytest.mark.parametrize("event", ["os.system", "open"])
