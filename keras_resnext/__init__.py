@@ -52,7 +52,10 @@ __all__ = [
 # The command line imports what its command needs: `list` is to answer at once,
 # and Keras takes seconds. "-m" is the program's name until its module, which
 # is ours then, has been found.
-if pathlib.Path(*sys.argv[:1]).stem not in ("-m", "keras-resnext"):
+if pathlib.Path(*sys.argv[:1]).stem not in (
+    *("-m", "keras-resnext"),
+    "serving_client",  # which the server has all of this for
+):
     from keras_resnext import export, layers, registry, transfer, weights
     from keras_resnext.preprocessing import (
         decode_predictions,

@@ -22,7 +22,17 @@ import keras_resnext
 import train
 from common import data, files
 from keras_resnext.registry import IMAGENET_MEAN, IMAGENET_STD
-from training import augment, batches, distribute, recipes, report, resume
+from training import (
+    augment,
+    batches,
+    board,
+    distribute,
+    models,
+    phases,
+    recipes,
+    report,
+    resume,
+)
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 
@@ -512,7 +522,7 @@ def test_a_recipe_makes_an_optimizer(name):
     recipe = recipes.RECIPES[name]
     assert "https://" in recipe.source
     steps = 100 * recipe.epochs
-    optimizer = train.make_optimizer(recipe, steps)
+    optimizer = models.make_optimizer(recipe, steps)
     rate = optimizer._learning_rate
     peak = max(float(rate(step)) for step in range(0, steps, 50))
     assert peak == pytest.approx(recipe.learning_rate, rel=1e-2)
@@ -528,7 +538,7 @@ def test_a_recipe_makes_an_optimizer(name):
 
 
 def test_the_papers_rate_falls_to_a_tenth_twice():
-    rate = train.make_optimizer(recipes.RECIPES["paper_cifar"], 3000)
+    rate = models.make_optimizer(recipes.RECIPES["paper_cifar"], 3000)
     rates = [
         float(rate._learning_rate(step))
         for step in (0, 1499, 1501, 2249, 2251, 2999)
@@ -536,14 +546,14 @@ def test_the_papers_rate_falls_to_a_tenth_twice():
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
     wrong = dataclasses.replace(recipes.RECIPES["paper_cifar"], warm_up=0.1)
     with pytest.raises(ValueError, match="warm-up goes with"):
-        train.make_optimizer(wrong, 3000)
+        models.make_optimizer(wrong, 3000)
 
 
 def test_weights_decay_as_through_the_momentum():
     recipe = dataclasses.replace(
         recipes.RECIPES["paper_cifar"], weight_decay=1e-3
     )
-    optimizer = train.make_optimizer(recipe, 3000)
+    optimizer = models.make_optimizer(recipe, 3000)
     kernel = keras.Variable(1.0, name="kernel")
     for _ in range(300):
         optimizer.apply([keras.ops.zeros(())], [kernel])
@@ -568,7 +578,7 @@ def test_the_momentum_is_that_of_the_source(name, moved):
     recipe = dataclasses.replace(
         recipes.RECIPES[name], warm_up=0, ema=0, weight_decay=0
     )
-    optimizer = train.make_optimizer(recipe, 10000)
+    optimizer = models.make_optimizer(recipe, 10000)
     kernel = keras.Variable(0.0, name="kernel")
     values = [0.0]
     for _ in moved:
@@ -580,7 +590,7 @@ def test_the_momentum_is_that_of_the_source(name, moved):
 
 def test_lamb_steps_and_decays_kernels_alone():
     recipe = dataclasses.replace(recipes.RECIPES["rsb_a3"], warm_up=0)
-    optimizer = train.make_optimizer(recipe, 10000)
+    optimizer = models.make_optimizer(recipe, 10000)
     model = keras_resnext.ResNeXt([1], 2, 4, stem="cifar", classes=3)
     variables = model.trainable_variables
     for variable in variables:
@@ -626,7 +636,7 @@ def _linear(recipe, weights=None):
     model = keras.Model(inputs, outputs)
     if weights:
         model.set_weights(weights)
-    train.compile_model(model, recipe, 1000)
+    models.compile_model(model, recipe, 1000)
     return model
 
 
@@ -678,12 +688,13 @@ def test_the_moving_average_is_tested_and_saved(vectors, tmp_path):
     place = resume.Run(tmp_path, {})
     spy = Spy(3, 0, 8)
     spy.noted = []
-    train.learn(
-        train.Phase(recipe, 0, model, model, vectors, vectors),
+    phases.learn(
+        phases.Phase(recipe, 0, model, model, vectors, vectors),
         place,
         argparse.Namespace(seed=0, save_every=500, out=tmp_path),
-        spy,
         distribute.Single(),
+        spy,
+        board.Board(tmp_path / "tensorboard", place, model),
     )
     first, *others = spy.noted
     assert len(others) == 2
@@ -783,8 +794,13 @@ def _check_tensorboard(path, rows):
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"
     )
-    events = accumulator.EventAccumulator(str(path)).Reload()
-    nodes = {node.name: node for node in events.Graph().node}
+    files = [file for file in path.rglob("*") if file.is_file()]
+    assert len(files) == 3  # one for each run, however many epochs
+
+    def read(run):
+        return accumulator.EventAccumulator(str(path / run)).Reload()
+
+    nodes = {node.name: node for node in read("train").Graph().node}
     inside = [n for n in nodes if n.startswith("resnext29/conv2/block1/")]
     assert "resnext29/conv2/block1/2_conv" in inside
     assert len(inside) == 13  # with the projection and stochastic depth
@@ -793,8 +809,19 @@ def _check_tensorboard(path, rows):
         "resnext29/conv2/block1/0_bn",
         "resnext29/conv2/block1/drop",
     }
-    losses = [e.tensor_proto.float_val[0] for e in events.Tensors("loss")]
-    assert losses == pytest.approx([float(row["loss"]) for row in rows])
+    for run, prefix in (("train", ""), ("validation", "val_")):
+        for tag in ("loss", "accuracy"):
+            found = read(run).Tensors(tag)
+            values = [event.tensor_proto.float_val[0] for event in found]
+            expected = [float(row[prefix + tag]) for row in rows]
+            assert values == pytest.approx(expected)
+    content = read(".").SummaryMetadata("_hparams_/session_start_info")
+    plugin = pytest.importorskip("tensorboard.plugins.hparams.metadata")
+    info = plugin.parse_session_start_info_plugin_data(
+        content.plugin_data.content
+    )
+    assert info.hparams["mixup"].number_value == pytest.approx(0.2)
+    assert info.hparams["recipe"].string_value == "quick"
 
 
 @pytest.mark.slow
@@ -918,7 +945,7 @@ def test_groups_belong_to_the_net_for_small_images():
         accept_noncommercial=False,
     )
     with pytest.raises(ValueError, match="belong to resnext29"):
-        train.build(args, QUICK, 3)
+        models.build(args, QUICK, 3)
 
 
 def test_weights_of_other_classes_need_a_new_top(tmp_path, monkeypatch):
@@ -929,11 +956,11 @@ def test_weights_of_other_classes_need_a_new_top(tmp_path, monkeypatch):
         weights="cifar10",
         accept_noncommercial=False,
     )
-    network = train.build(args, QUICK, 10)
-    train.save_model(network, QUICK, tmp_path / "model.keras")
+    network = models.build(args, QUICK, 10)
+    models.save(network, QUICK, tmp_path / "model.keras")
     for args.weights in ("cifar10", str(tmp_path / "model.keras")):
         with pytest.raises(ValueError, match="the 3 classes of the") as caught:
-            train.build(args, QUICK, 3)
+            models.build(args, QUICK, 3)
         message = str(caught.value)
         assert f"Received: {args.weights} with 10. Pass --new-top" in message
     # What it says to pass is there, and does it.
@@ -942,7 +969,7 @@ def test_weights_of_other_classes_need_a_new_top(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", line)
         _, recipe = train.parse_arguments()
         assert recipe.new_top
-    tuned = train.build(args, recipe, 3)
+    tuned = models.build(args, recipe, 3)
     assert tuned.output_shape == (None, 3)
     for layer in ("conv1_conv", "conv4_block3_3_bn"):
         for one, other in zip(
@@ -966,14 +993,14 @@ def test_a_missing_package_is_named_first(name, tmp_path, monkeypatch):
 def test_partly_frozen_networks_see_augmented_pictures(split):
     recipe = dataclasses.replace(recipes.RECIPES["finetune"], freeze="conv2")
     model = keras_resnext.ResNeXt([1, 1], 2, 4, stem="cifar", classes=3)
-    train.freeze(model, "conv2")
-    phase = train.Phase(recipe, 0, model, model, split, split)
+    models.freeze(model, "conv2")
+    phase = phases.Phase(recipe, 0, model, model, split, split)
     single = distribute.Single()
-    assert train.with_features(phase, single) is phase
-    train.freeze(model, "backbone")
+    assert phases.with_features(phase, single) is phase
+    models.freeze(model, "backbone")
     flipped = dataclasses.replace(recipe, flip=True)
     phase = dataclasses.replace(phase, recipe=flipped)
-    assert train.with_features(phase, single) is phase
+    assert phases.with_features(phase, single) is phase
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ def add_network(parser, name="network", **options):
     add(
         "--checkpoint",
         help="whose preprocessing a file's network gets, as\n"
-        "resnext50_32x4d/imagenet1k_v2; needless beside train.py's result.json",
+        "resnext50_32x4d/imagenet1k_v2\n"
+        "(default: what train.py's result.json beside the file says)",
     )
 
 

@@ -6,7 +6,7 @@ import re
 
 import keras
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialise
 
 from keras_resnext.weights import checkpoints, sources, structure, values
 
@@ -115,7 +115,7 @@ def save(model, path, dtype="float16"):
     }
     partial = pathlib.Path(f"{path}.part")
     try:
-        save_file(arrays, partial)
+        partial.write_bytes(serialise(arrays))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

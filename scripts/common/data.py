@@ -147,7 +147,7 @@ def _load_npz(path):
             "numpy.savez."
         )
     try:
-        with np.load(path) as file:
+        with open(path, "rb") as opened, np.load(opened) as file:
             missing = sorted(set(_NPZ) - set(file))
             arrays = {name: file[name] for name in _NPZ if name in file}
     except MemoryError:

@@ -121,9 +121,7 @@ class Plan:
         if isinstance(image, np.ndarray):
             image = Image.fromarray(image)
         else:
-            file = io.BytesIO(image) if isinstance(image, bytes) else image
-            with Image.open(file) as opened:
-                image = opened.convert("RGB")
+            image = _decoded(image)
         if recipe.crop == "resized":
             image = augment.resized_crop(image, self.size, random)
         else:
@@ -189,6 +187,25 @@ class Plan:
             layer.transform_images(images, drawn),
             layer.transform_labels(targets, drawn),
         )
+
+
+def _decoded(image):
+    """Returns the picture of a path, or of an encoded picture's bytes.
+
+    Raises:
+        ValueError: If that has changed since it was found sound.
+    """
+    file = io.BytesIO(image) if isinstance(image, bytes) else image
+    try:
+        with Image.open(file) as opened:
+            return opened.convert("RGB")
+    except Exception as error:  # Pillow raises a dozen different ones.
+        name = f"{len(image)} bytes" if isinstance(image, bytes) else image
+        raise ValueError(
+            "Pictures must stay as they are while a network is trained with "
+            f"them. Received: {name} ({error}). Restore or remove it, and "
+            "start again."
+        ) from error
 
 
 class _Keys(keras.random.SeedGenerator):

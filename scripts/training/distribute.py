@@ -87,7 +87,9 @@ class MultiWorker(Mirrored):
             config = json.loads(os.environ.get("TF_CONFIG", ""))
             self.workers = len(config["cluster"]["worker"])
             self.worker = config["task"]["index"]
-        except (ValueError, KeyError) as error:
+            if not 0 <= self.worker < self.workers:
+                raise ValueError("an index that no worker has")
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 "TF_CONFIG must describe the workers and which of them this "
                 f"one is. Received: TF_CONFIG={os.environ.get('TF_CONFIG')!r}. "

@@ -1,11 +1,9 @@
-"""Shows how a training goes: progress bar, TensorBoard, curves."""
+"""Shows how a training goes: progress bar, log, curves."""
 
 import csv
 import importlib.util
 import io
 import itertools
-import json
-import re
 import statistics
 import time
 
@@ -90,47 +88,6 @@ def write_log(path, rows):
     table.writeheader()
     table.writerows(rows)
     files.write(path, text.getvalue())
-
-
-def write_scalars(folder, row):
-    """Adds one epoch's numbers to TensorBoard's."""
-    from tensorboard.summary import Writer
-
-    writer = Writer(str(folder))
-    for name, value in row.items():
-        writer.add_scalar(name, value, row["epoch"])
-    writer.close()
-
-
-def write_graph(folder, model):
-    """Writes a network for TensorBoard's graphs, with blocks to open.
-
-    Stages and blocks are nested: `conv2_block1_1_conv` becomes the node
-    `1_conv` in `block1` in `conv2`.
-    """
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.plugins.graph.keras_util import keras_model_to_graph_def
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-    config = json.loads(model.to_json())
-    for layer in config["config"]["layers"]:
-        # TensorBoard knows no policies of mixed precision.
-        layer["config"]["dtype"] = model.get_layer(layer["name"]).compute_dtype
-    graph = keras_model_to_graph_def(config)
-
-    def nested(name):
-        return re.sub(r"(conv\d+)_(?:(block\d+)_)?", _scope, name)
-
-    for node in graph.node:
-        node.name = nested(node.name)
-        node.input[:] = [nested(name) for name in node.input]
-    writer = EventFileWriter(str(folder))
-    writer.add_event(Event(graph_def=graph.SerializeToString()))
-    writer.close()
-
-
-def _scope(match):
-    return "".join(f"{scope}/" for scope in match.groups() if scope)
 
 
 def draw(path, rows, title):

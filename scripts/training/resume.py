@@ -1,6 +1,9 @@
 """Keeps a training's place on disk, so that it survives `kill -9`."""
 
+import contextlib
 import json
+import signal
+import threading
 
 import keras
 import numpy as np
@@ -27,6 +30,8 @@ class Run:
         waited: Part of it that was spent waiting for data.
         rows: What was logged for each epoch, a list of dictionaries.
         arrays: Values of all variables, or `None` at the very beginning.
+        features: Path of the features that are computed once.
+        interrupted: Whether Ctrl-C was pressed in an epoch.
     """
 
     def __init__(self, folder, options):
@@ -43,6 +48,7 @@ class Run:
         self.phase, self.epoch, self.step = 0, 0, 0
         self.seconds, self.waited = 0.0, 0.0
         self.rows, self.arrays = [], None
+        self.features, self.interrupted = folder / "features.npz", False
         if not self.path.exists():
             return
         about, self.arrays = _read(self.path)
@@ -93,11 +99,50 @@ class Run:
             lambda file: np.savez(file, about=json.dumps(about), **arrays),
         )
 
+    def read_features(self):
+        """Returns what `write_features` has written, or `None`."""
+        try:
+            with open(self.features, "rb") as raw, np.load(raw) as file:
+                if json.loads(str(file["options"])) == self.options:
+                    return {n: file[n] for n in ("train", "test", "seconds")}
+        except Exception:  # what is damaged is computed again
+            pass
+        return None
+
+    def write_features(self, arrays):
+        """Writes features, for a training with the same options."""
+        self.features.parent.mkdir(parents=True, exist_ok=True)
+        options = json.dumps(self.options)
+        files.write(
+            self.features,
+            lambda file: np.savez(file, options=options, **arrays),
+        )
+
+    @contextlib.contextmanager
+    def interruptible(self):
+        """Lets Ctrl-C wait for the end of a step, whose state `Saver` writes.
+
+        Pressed once more it waits for nothing.
+        """
+
+        def note(number, frame):
+            self.interrupted = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python leaves signals to that one
+            return
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
 
 def _read(path):
     """Returns what a state is about, and the values of all variables."""
     try:
-        with np.load(path) as file:
+        with open(path, "rb") as opened, np.load(opened) as file:
             about = json.loads(str(file["about"]))
             arrays = [file[str(i)] for i in range(len(file.files) - 1)]
         for name, kind in _FIELDS.items():
@@ -140,9 +185,13 @@ class Saver(keras.callbacks.Callback):
         """Writes the state where it is time to."""
         step = self.run.step + batch + 1
         steps = self.run.step + self.params["steps"]
-        if step % self.every == 0 and step < steps:  # the end has its own
+        if step == steps:  # the end has its own
+            return
+        if step % self.every == 0 or self.run.interrupted:
             self._capture()
             self.run.write(step=step, **self.clock())
+        if self.run.interrupted:
+            raise KeyboardInterrupt
 
     def on_epoch_end(self, epoch, logs=None):
         """Takes the weights before `fit` puts their average in place."""

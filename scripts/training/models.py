@@ -1,0 +1,149 @@
+"""Builds the network that is trained, and compiles and saves it."""
+
+import re
+
+import keras
+
+import keras_resnext
+from common import files
+from keras_resnext import transfer
+from keras_resnext.registry import ARCHITECTURES
+
+_MOMENTUM = 0.9
+
+
+def build(args, recipe, classes):
+    """Returns the network, which ends in logits."""
+    options = {
+        "input_shape": (None, None, 3),
+        "weights": args.weights,
+        "accept_noncommercial": args.accept_noncommercial,
+    }
+    if args.model == "resnext29":
+        options["groups"] = args.groups
+        options["width_per_group"] = args.width_per_group
+    elif args.groups or args.width_per_group:
+        raise ValueError(
+            "--groups and --width-per-group belong to resnext29. Received: "
+            f"--model {args.model}. Leave them out."
+        )
+    options["stochastic_depth"] = recipe.stochastic_depth
+    options["zero_gamma"] = recipe.zero_gamma
+    construct = getattr(keras_resnext, ARCHITECTURES[args.model].constructor)
+    if recipe.new_top:
+        base = construct(include_top=False, pooling="avg", **options)
+        model = transfer.replace_top(base, classes, recipe.dropout, None)
+    else:
+        try:
+            model = construct(
+                classes=classes, classifier_activation=None, **options
+            )
+        except ValueError as error:
+            other = re.search(
+                r"(?:`classes` must be |predictions/bias: \()(\d+)", str(error)
+            )
+            if not other:
+                raise
+            raise ValueError(
+                f"--weights must have the {classes} classes of the data, or "
+                f"get a new classifier. Received: {args.weights} with "
+                f"{other[1]}. Pass --new-top, or --recipe finetune."
+            ) from error
+    return model
+
+
+def freeze(model, stage):
+    """Freezes all stages up to one; `"backbone"` stands for the last."""
+    if stage == "backbone":
+        stages = [layer.name.partition("_")[0] for layer in model.layers]
+        stage = max(name for name in stages if name.startswith("conv"))
+    if stage:
+        transfer.freeze(model, stage)
+    else:
+        transfer.unfreeze(model)
+
+
+def make_optimizer(recipe, steps):
+    """Returns the recipe's optimizer with its schedule.
+
+    Args:
+        recipe: A `recipes.Recipe`.
+        steps: Number of steps in the whole training.
+    """
+    warm_up = round(recipe.warm_up * steps)
+    if recipe.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warm_up else recipe.learning_rate,
+            steps - warm_up,
+            warmup_target=recipe.learning_rate if warm_up else None,
+            warmup_steps=warm_up,
+        )
+    elif warm_up:
+        raise ValueError(
+            "A warm-up goes with --schedule cosine. Received: --warm-up "
+            f"{recipe.warm_up} with steps. Leave it out."
+        )
+    else:
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
+            [round(share * steps) for share in recipe.milestones],
+            [
+                recipe.learning_rate / 10**i
+                for i in range(1 + len(recipe.milestones))
+            ],
+        )
+    options = {
+        "weight_decay": recipe.weight_decay or None,
+        "use_ema": bool(recipe.ema),
+        "ema_momentum": recipe.ema,
+        "gradient_accumulation_steps": (
+            recipe.accumulate if recipe.accumulate > 1 else None
+        ),
+    }
+    if recipe.optimizer == "lamb":
+        # The norm is timm's, which trained by these recipes.
+        optimizer = keras.optimizers.Lamb(rate, global_clipnorm=1, **options)
+    else:
+        if recipe.weight_decay:
+            # Papers decay through the momentum, where the decay of one step
+            # adds up to this over the next ones; Keras decays beside it.
+            options["weight_decay"] /= 1 - _MOMENTUM
+        optimizer = keras.optimizers.SGD(
+            rate, momentum=_MOMENTUM, nesterov=recipe.nesterov, **options
+        )
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    return optimizer
+
+
+def compile_model(model, recipe, steps):
+    """Compiles a network; returns all variables that training changes."""
+    loss = keras.losses.CategoricalCrossentropy
+    if recipe.loss == "sigmoid":
+        loss = keras.losses.BinaryCrossentropy
+    accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+    model.compile(
+        make_optimizer(recipe, steps),
+        loss(from_logits=True, label_smoothing=recipe.label_smoothing),
+        metrics=[accuracy],
+    )
+    model.optimizer.build(model.trainable_variables)
+    return [
+        *model.variables,
+        *model.optimizer.variables,
+        *model.metrics[0].variables,  # the mean of the loss
+        *accuracy.variables,
+    ]
+
+
+def save(network, recipe, path):
+    """Writes a network for use: float32, probabilities in place of logits."""
+
+    def in_float32(layer):
+        return type(layer).from_config(
+            layer.get_config() | {"dtype": "float32"}
+        )
+
+    copy = keras.models.clone_model(network, clone_function=in_float32)
+    copy.set_weights(network.get_weights())
+    copy.layers[-1].activation = keras.activations.get(recipe.loss)
+    with files.replacing(path) as part:
+        copy.save(part)

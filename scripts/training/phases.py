@@ -1,0 +1,187 @@
+"""Trains a network, epoch by epoch, in one phase or two.
+
+The first phase may train a new classifier alone, behind frozen layers; the
+second one trains everything.
+"""
+
+import dataclasses
+import math
+import time
+
+import keras
+from keras import ops
+
+from common import data
+from training import batches, models, recipes, report, resume
+
+
+@dataclasses.dataclass
+class Phase:
+    """Part of a training, with a network and splits of its own.
+
+    Attributes:
+        recipe: Its `recipes.Recipe`.
+        first: Number of the epoch it begins with.
+        network: The whole network.
+        model: What is trained: the network, or the layers behind features
+            that are computed once.
+        train: `data.Split` of pictures, or of features, to train with.
+        test: The same to test with.
+        features: Seconds that the features to train with took, or `None`.
+    """
+
+    recipe: recipes.Recipe
+    first: int
+    network: keras.Model
+    model: keras.Model
+    train: data.Split
+    test: data.Split
+    features: float | None = None
+
+    @property
+    def steps(self):
+        """Number of steps in an epoch."""
+        return len(self.train.labels) // self.recipe.batch_size
+
+    @property
+    def last(self):
+        """Number of the epoch after the last one."""
+        return self.first + self.recipe.epochs
+
+
+def make(recipe, network, parts, run, strategy):
+    """Yields the number of each phase from the run's on, and the phase.
+
+    Each is prepared when the one before has ended.
+    """
+    if run.phase == 0:
+        models.freeze(network, recipe.freeze)
+        phase = Phase(recipe, 0, network, network, *parts)
+        yield 0, with_features(phase, run, strategy)
+    if recipe.unfreeze_epochs:
+        models.freeze(network, None)
+        later = dataclasses.replace(
+            recipe,
+            epochs=recipe.unfreeze_epochs,
+            learning_rate=recipe.unfreeze_lr,
+            sizes=recipe.sizes[-1:],
+        )
+        yield 1, Phase(later, recipe.epochs, network, network, *parts)
+
+
+def with_features(phase, run, strategy):
+    """Computes features once, where they are the same in each epoch.
+
+    They are if only layers after the pooling are trained and nothing in the
+    recipe is random. The phase then trains these layers alone. A run that goes
+    on finds on disk what it has computed before.
+    """
+    recipe, network = phase.recipe, phase.network
+    pool = network.get_layer("avg_pool")
+    top = network.layers[network.layers.index(pool) + 1 :]
+    learning = sum(len(layer.trainable_weights) for layer in top)
+    random = recipe.crop != "fit" or recipe.flip or recipe.augment != "none"
+    random = random or recipe.mixup or recipe.cutmix or recipe.erasing
+    if random or learning != len(network.trainable_weights):
+        return phase
+    backbone = keras.Model(network.inputs, pool.output)
+
+    def features(split):
+        maps = backbone.predict(batches.Unchanged(split, recipe))
+        return maps.astype("float32")
+
+    found = run.read_features()
+    if found is None:
+        start = time.perf_counter()
+        found = {"train": features(phase.train)}
+        found["seconds"] = time.perf_counter() - start
+        found["test"] = features(phase.test)
+        if not strategy.worker:
+            run.write_features(found)
+    with strategy.scope():
+        x = inputs = keras.Input(pool.output.shape[1:])
+        for layer in top:
+            x = layer(x)
+        model = keras.Model(inputs, x)
+    return dataclasses.replace(
+        phase,
+        model=model,
+        train=dataclasses.replace(phase.train, images=found["train"]),
+        test=dataclasses.replace(phase.test, images=found["test"]),
+        features=float(found["seconds"]),
+    )
+
+
+def learn(phase, run, args, strategy, progress, board):
+    """Trains from where the run stands to the end of the phase."""
+    model, recipe = phase.model, phase.recipe
+    with strategy.scope():
+        variables = models.compile_model(
+            model, recipe, recipe.epochs * phase.steps
+        )
+    if run.arrays is not None:
+        run.restore(variables)
+    for epoch in range(run.epoch, phase.last):
+        row = {"epoch": epoch}
+        row |= train_epoch(
+            phase, epoch, variables, run, args, strategy, progress
+        )
+        if not math.isfinite(row["loss"]):
+            raise ValueError(
+                "The loss must stay finite. Received: a loss of "
+                f"{row['loss']} in epoch {epoch}. Pass a lower "
+                "--learning-rate and another --out."
+            )
+        # With a moving average, `fit` has put it in place of the weights.
+        tests = batches.Unchanged(phase.test, recipe)
+        scores = strategy.on_one_device(model).evaluate(
+            tests, return_dict=True, verbose=0
+        )
+        row |= {f"val_{name}": value for name, value in scores.items()}
+        models.save(phase.network, recipe, args.out / "model.keras")
+        run.rows.append(row | {"seconds": round(run.seconds, 3)})
+        run.epoch, run.step = epoch + 1, 0
+        run.restore(variables)
+        # The state comes last: killed before, all of this is done again.
+        report.write_log(args.out / "log.csv", run.rows)
+        run.write()
+        board.add(run.rows[-1])
+        progress.bar.write(report.describe(run.rows[-1]))
+        if run.interrupted:
+            raise KeyboardInterrupt
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+
+
+def train_epoch(phase, epoch, variables, run, args, strategy, progress):
+    """Trains for the rest of an epoch; returns its means and the last rate."""
+    sizes = phase.recipe.sizes
+    size = sizes[min(epoch - phase.first, len(sizes) - 1)]
+    plan = batches.Plan(
+        *(phase.train, phase.recipe, size, args.seed),
+        *(strategy.worker, strategy.workers),
+    )
+    stream = batches.Stream(plan)
+    seconds, waited, start = run.seconds, run.waited, time.perf_counter()
+
+    def clock():
+        return {
+            "seconds": seconds + time.perf_counter() - start,
+            "waited": waited + stream.waited,
+        }
+
+    saver = resume.Saver(run, variables, args.save_every, clock)
+    with run.interruptible():
+        history = strategy.fit(
+            phase.model,
+            stream.epoch(epoch, run.step),
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            steps_per_epoch=phase.steps - run.step,
+            shuffle=False,
+            callbacks=[saver, progress],
+            verbose=0,
+        ).history
+    vars(run).update(clock())
+    rate = ops.convert_to_numpy(phase.model.optimizer.learning_rate)
+    means = {name: values[-1] for name, values in history.items()}
+    return means | {"learning_rate": float(rate)}

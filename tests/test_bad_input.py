@@ -1,0 +1,381 @@
+"""Bad input to every script: one sentence, and never a traceback."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+
+import evaluate
+import keras_resnext
+import serving_client
+import train
+from common import data, files
+from keras_resnext.commands import console
+from training import models, resume
+
+NUMBERS = ("0", "-1", "1.5", "nan", "many", "1" + 30 * "0")
+SHARES = ("-0.1", "1.1", "nan", "inf", "half")
+TRAIN = ("--data", "none.npz", "--out", "run")
+# Each option of a script that takes a number, and what it must refuse.
+TABLE = [
+    *(
+        (train, TRAIN, f"--{name}", NUMBERS)
+        for name in (
+            *("epochs", "batch-size", "accumulate", "sizes", "test-size"),
+            *("test-resize", "save-every", "groups", "width-per-group"),
+        )
+    ),
+    (train, TRAIN, "--unfreeze-epochs", ("-1", "x")),
+    (train, TRAIN, "--learning-rate", ("0", "-1", "nan", "inf")),
+    *(
+        (train, TRAIN, f"--{name}", ("-1", "nan", "inf"))
+        for name in ("cutmix", "mixup", "weight-decay", "magnitude")
+    ),
+    *(
+        (train, TRAIN, f"--{name}", SHARES)
+        for name in (
+            *("erasing", "ema", "dropout", "stochastic-depth", "warm-up"),
+            *("label-smoothing", "milestones", "holdout"),
+        )
+    ),
+    (train, TRAIN, "--seed", ("-1", "x", str(2**32))),
+    *(
+        (evaluate, ("net.keras", "--data", "none"), f"--{name}", NUMBERS)
+        for name in ("batch-size", "resize", "crop", "classes")
+    ),
+    (serving_client, ("--model", "m", "cat.jpg"), "--batch-size", NUMBERS),
+    (serving_client, ("--model", "m", "x"), "--timeout", ("0", "-1", "nan")),
+]
+
+
+def call(module, *arguments):
+    """Runs a script in this process; returns its status and its sentence."""
+    sys.argv = [module.__name__, *map(str, arguments)]
+    with pytest.raises(SystemExit) as caught:
+        module.main()
+    return caught.value.code
+
+
+@pytest.fixture(autouse=True)
+def _argv(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_numbers_that_are_none(capsys):
+    for module, arguments, option, values in TABLE:
+        for value in values:
+            case = f"{module.__name__} {option}={value}"
+            assert call(module, *arguments, f"{option}={value}") == 2, case
+            (line,) = capsys.readouterr().err.splitlines()
+            assert f"argument {option}: must be" in line, case
+            assert f"Received: {value[:20]!r}"[:-1] in line, case
+
+
+def test_numbers_at_their_bounds():
+    share = console.Number(float, 0, 1, open="most")
+    assert (share("0"), console.SHARE("1"), console.COUNT("0")) == (0, 1, 0)
+    assert str(share) == "a number from 0 to below 1"
+    with pytest.raises(Exception, match="from 0 to below 1"):
+        share("1")
+
+
+@pytest.fixture
+def arrays():
+    images = np.zeros((4, 8, 8, 3), "u1")
+    labels = np.array([0, 1, 0, 1])
+    arrays = {"x_train": images, "y_train": labels}
+    return arrays | {"x_test": images, "y_test": labels}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y_test": np.array([0, 1, 0, 10**9])}, "at most 100,000 classes"),
+        ({"y_test": np.full(4, 2**64 - 1, "u8")}, "at most 100,000 classes"),
+        ({"x_train": np.zeros((4, 8, 0, 3), "u1")}, "x_train must be uint8"),
+        ({"x_train": np.zeros((4, 0, 8, 3), "u1")}, "x_train must be uint8"),
+        ({"x_train": np.uint8(3)}, "x_train must be uint8"),
+        ({"y_train": np.array("a")}, "y_train must hold an integer"),
+        ({"y_train": np.array([{}] * 4)}, "an .npz file that can be read"),
+    ],
+)
+def test_archives_of_other_things(arrays, change, message):
+    np.savez("data.npz", **arrays | change)
+    code = call(train, "--data", "data.npz", "--out", "run", *PLAIN)
+    assert message in code and "\n" not in code
+    assert not os.path.exists("run")
+
+
+# Settings that other tests in this process do not notice.
+PLAIN = ("--dtype", "float32", "--no-deterministic", "--batch-size", 4)
+
+
+def test_damaged_archives(arrays):
+    np.savez("data.npz", **arrays)
+    with open("data.npz", "rb") as file:
+        whole = file.read()
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for place in random.integers(len(whole), size=3):
+            damaged[place] ^= 1 << random.integers(8)
+        with open("data.npz", "wb") as file:
+            file.write(damaged[: random.integers(len(whole) // 2, 2**20)])
+        try:
+            data.load("data.npz")
+        except ValueError as error:
+            assert str(error).count("Received: ") == 1
+            refused += 1
+    assert refused > 40
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_no_folder_to_write_to(arrays, out):
+    np.savez("data.npz", **arrays)
+    with open("file", "w"):
+        pass
+    code = call(train, "--data", "data.npz", "--out", out, *PLAIN)
+    assert code.startswith("--out must be a folder that can be written")
+    assert code.count("\n") == 0
+
+
+def test_a_read_only_folder(monkeypatch, tmp_path):
+    # Whoever runs the tests may write everywhere, as root does.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    code = call(train, "--data", "none", "--out", tmp_path / "run")
+    assert "must not be written to" in code
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no archive", {}, {"about": "{}"}, {"about": json.dumps([1])}],
+)
+def test_a_damaged_state(arrays, content):
+    np.savez("data.npz", **arrays)
+    os.mkdir("run")
+    if isinstance(content, bytes):
+        with open("run/state.npz", "wb") as file:
+            file.write(content)
+    else:
+        np.savez("run/state.npz", **content)
+    code = call(train, "--data", "data.npz", "--out", "run", *PLAIN)
+    assert code.startswith("A training goes on from its own state.")
+    assert "\n" not in code
+
+
+def test_the_state_of_another_network(tmp_path):
+    run = resume.Run(tmp_path, {})
+    run.arrays = [np.zeros(3)]
+    with pytest.raises(ValueError, match="that of another network"):
+        run.restore([np.zeros(4)])
+
+
+def _build(args, recipe, classes):
+    """Returns a network for tests of what is around it."""
+    return keras_resnext.ResNeXt(
+        (1,),
+        *(1, 4),
+        stem="cifar",
+        input_shape=(None, None, 3),
+        classes=classes,
+        classifier_activation=None,
+    )
+
+
+ONCE = (*PLAIN, "--sizes", 8, "--epochs", 3, "--recipe", "finetune")
+
+
+@pytest.fixture
+def small(arrays, monkeypatch):
+    """Prepares a training of a network of two layers."""
+    for package in ("tensorboard", "matplotlib"):
+        pytest.importorskip(package)
+    np.savez("data.npz", **arrays)
+    monkeypatch.setattr(models, "build", _build)
+    return ("--data", "data.npz", "--out", "run", *ONCE)
+
+
+@pytest.mark.parametrize("name", ["state", "model", "log", "features"])
+def test_a_full_disk_while_training(small, monkeypatch, name):
+    replacing = files.replacing
+
+    def full(path):
+        if name in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return replacing(path)
+
+    monkeypatch.setattr(files, "replacing", full)
+    code = call(train, *small)
+    assert code.startswith("--out must be a folder that can be written")
+    assert "No space left on device" in code
+    assert not [name for name in os.listdir("run") if ".part" in name]
+
+
+def test_ctrl_c_ends_the_step_and_keeps_the_state(small, monkeypatch, capsys):
+    end = resume.Saver.on_train_batch_end
+
+    def press(saver, batch, logs=None):
+        if saver.run.epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        end(saver, batch, logs)
+
+    monkeypatch.setattr(resume.Saver, "on_train_batch_end", press)
+    before = signal.getsignal(signal.SIGINT)
+    more = ("--freeze", "backbone", "--batch-size", 2)  # two steps an epoch
+    assert call(train, *small, *more) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    assert capsys.readouterr().err.splitlines()[-1] == "Interrupted."
+    with np.load("run/state.npz") as file:
+        about = json.loads(str(file["about"]))
+    assert (about["epoch"], about["step"]) == (1, 1)
+
+
+def test_features_are_computed_once_in_all_runs(small, monkeypatch):
+    computed = []
+    predict = keras.Model.predict
+    monkeypatch.setattr(
+        keras.Model,
+        "predict",
+        lambda *args: computed.append(1) or predict(*args),
+    )
+    write = resume.Run.write
+
+    def die(run, **now):
+        write(run, **now)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(resume.Run, "write", die)
+    assert call(train, *small) == 130
+    assert len(computed) == 2 and os.path.exists("run/features.npz")
+    monkeypatch.setattr(resume.Run, "write", write)
+    sys.argv = ["train", *map(str, small)]
+    train.main()
+    assert len(computed) == 2
+    assert not os.path.exists("run/features.npz")  # needed no more
+    modes = {os.stat(f"run/{n}").st_mode & 0o777 for n in os.listdir("run")}
+    umask = os.umask(0)
+    os.umask(umask)
+    assert modes == {0o666 & ~umask, 0o777 & ~umask}  # files, a folder
+
+
+@pytest.mark.parametrize("content", [b"", b"none", "text", "h5"])
+def test_damaged_and_foreign_networks(arrays, content):
+    np.savez("data.npz", **arrays)
+    if content == "text":
+        keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(
+            "net.keras"
+        )
+    elif content == "h5":
+        np.savez("net.keras.npz", **{"config.json": np.zeros(3)})
+        os.rename("net.keras.npz", "net.keras")
+    else:
+        with open("net.keras", "wb") as file:
+            file.write(content)
+    line = ("net.keras", "--checkpoint", "resnext29/cifar10")
+    code = call(evaluate, *line, "--data", "data.npz")
+    assert " is required. Received: " in code
+    assert "\n" not in code
+
+
+def test_a_network_for_other_pictures(arrays):
+    np.savez("data.npz", **arrays)
+    inputs = keras.Input((16, 16, 3))
+    outputs = keras.layers.Dense(2)(keras.layers.Flatten()(inputs))
+    keras.Model(inputs, outputs).save("net.keras")
+    line = ("net.keras", "--checkpoint", "resnext29/cifar10")
+    code = call(evaluate, *line, "--data", "data.npz")
+    assert "32 pixels for 16x16. Pass --crop 16" in code
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ([], "another answer"),
+        ({"predictions": [{}]}, "another answer"),
+        ({"predictions": []}, "0 answers for 1 pictures"),
+    ],
+)
+def test_servers_of_other_models(monkeypatch, answer, message):
+    with open("cat.jpg", "wb") as file:
+        file.write(b"picture")
+    response = types.SimpleNamespace(ok=True, json=lambda: answer)
+    monkeypatch.setattr(
+        serving_client.requests.Session, "post", lambda *a, **k: response
+    )
+    assert message in call(serving_client, "--model", "m", "cat.jpg")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:1", "localhost:1", "http://", "x://y", "http://:"]
+)
+def test_servers_that_are_none(url):
+    with open("cat.jpg", "wb") as file:
+        file.write(b"picture")
+    line = ("--model", "m", "--rest", url, "--timeout", 1, "cat.jpg")
+    code = call(serving_client, *line)
+    assert code.startswith("A server that answers is required. Received: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted."),
+        (ValueError("Bad. Received: x."), 1, "Bad. Received: x."),
+        (MemoryError(), 1, "Memory is required"),
+        (OSError(errno.EACCES, "Denied", "/x"), 1, "Received: /x (Denied)"),
+        (ImportError("none"), 1, "none"),
+    ],
+)
+def test_how_commands_end(error, status, text, capsys):
+    for wanted in (1, 2):
+        with pytest.raises(SystemExit) as caught, console.plain_errors(wanted):
+            raise error
+        code = caught.value.code
+        if isinstance(code, int):
+            assert code == (status if status == 130 else wanted)
+            code = capsys.readouterr().err
+        assert text in code
+    with pytest.raises(KeyError), console.plain_errors():
+        raise KeyError  # a fault of the program keeps its traceback
+
+
+def test_a_pipe_that_closes():
+    code = (
+        "import console\n"  # no more than the standard library
+        "with console.plain_errors():\n"
+        "    while True: print('line', flush=True)"
+    )
+    result = subprocess.run(
+        f'{sys.executable} -c "{code}" | head -1',
+        shell=True,
+        env=os.environ | {"PYTHONPATH": os.path.dirname(console.__file__)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout == "line\n" and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "serving_client"])
+def test_each_option_has_a_text_and_its_default(name, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert call(sys.modules[name], "--help") == 0
+    text = capsys.readouterr().out.partition("options:")[2]
+    options = text.split("\n  -")[2:]
+    assert len(options) > 4
+    for option in options:
+        words = option.split(None, 2)
+        assert len(words) > 2, option
+        required = words[0] in ("-data", "-out", "-model") or (
+            "commercial" in words[0]
+        )
+        assert required or "default: " in option, option
