@@ -1,5 +1,6 @@
 """Feeds the networks: pixels in, names out."""
 
+import concurrent.futures
 import contextlib
 import csv
 import dataclasses
@@ -113,8 +114,8 @@ def decode_predictions(preds, top=5, labels=None):
     this works offline.
 
     Args:
-        preds: Scores, `(batch, 1000)` for ImageNet's classes or `(batch, 10)`
-            for CIFAR-10's; an array or a tensor.
+        preds: Scores, `(batch, 1000)` for ImageNet's classes, `(batch, 10)`
+            for CIFAR-10's, or `(batch, len(labels))`; an array or a tensor.
         top: Number of classes to name, at least 1.
         labels: Names of the classes, in their order, if they are others; or
             `"hf://USER/NAME"` for those of a network on the hub.
@@ -126,7 +127,8 @@ def decode_predictions(preds, top=5, labels=None):
         name.
 
     Raises:
-        ValueError: If `preds` has no such shape, or if `top` is below 1.
+        ValueError: If `preds` has no such shape, if `top` is below 1, or if
+            `labels` are no list of names, one for each class.
     """
     if isinstance(labels, str):
         labels = eval_transform(labels).checkpoint.labels
@@ -137,6 +139,11 @@ def decode_predictions(preds, top=5, labels=None):
         )
     preds = _to_numpy(preds)
     if labels is not None:
+        if not all(isinstance(label, str) for label in labels):
+            raise ValueError(
+                "`labels` must be a list of names, one for each class. "
+                f"Received: labels={str(labels)[:40]}. Pass strings."
+            )
         if preds.ndim != 2 or preds.shape[1] != len(labels):
             raise ValueError(
                 f"`preds` must have the shape (batch, {len(labels)}), a score "
@@ -179,7 +186,7 @@ def _to_numpy(x):
 
 @dataclasses.dataclass(frozen=True)
 class EvalTransform:
-    """Turns a picture into the input with which a checkpoint was evaluated.
+    """Turns pictures into the input with which a checkpoint was evaluated.
 
     Attributes:
         checkpoint: The `keras_resnext.registry.Checkpoint` whose `resize`,
@@ -191,7 +198,9 @@ class EvalTransform:
     max_pixels: int = MAX_PIXELS
 
     def __call__(self, image):
-        """Decodes, resizes, crops and normalises one picture.
+        """Decodes, resizes, crops and normalises one picture, or many.
+
+        Many are worked on in threads, as Pillow does outside of Python's lock.
 
         Transparency and EXIF rotation are ignored, 16-bit grey values lose
         their lower byte, and of an animation the first frame is taken.
@@ -201,12 +210,15 @@ class EvalTransform:
                 Pillow's formats; a `PIL.Image.Image`; an array or tensor of
                 uint8 in 0..255, `(height, width, 3)` RGB, `(height, width)`
                 or `(height, width, 1)` grey, or `(height, width, 4)` RGBA; a
-                TensorFlow string, path or encoded picture. With TensorFlow
+                TensorFlow string, path or encoded picture. Or many: a list
+                of these, an array or tensor `(batch, height, width,
+                channels)`, or one of strings `(batch,)`. With TensorFlow
                 tensors it works inside `dataset.map(transform)`.
 
         Returns:
-            float32, `(crop, crop, 3)`, normalised: a TensorFlow tensor of
-            this static shape for a TensorFlow tensor, else a NumPy array.
+            float32, `(crop, crop, 3)`, or `(batch, crop, crop, 3)` of many,
+            normalised: a TensorFlow tensor of this static shape for a
+            TensorFlow tensor, else a NumPy array.
 
         Raises:
             OSError: If the file cannot be read.
@@ -215,17 +227,33 @@ class EvalTransform:
                 come out as `tf.errors.OpError`.
         """
         if not _is_tensorflow(image):
-            return self._apply(image)
+            return (self._all if _many(image) else self._apply)(image)
         import tensorflow as tf
 
         side = self.checkpoint.crop
+        many = image.shape.rank == (1 if image.dtype == tf.string else 4)
+
+        def apply(value):
+            if many:
+                return self._all([_from_tensorflow(one) for one in value])
+            return self._apply(_from_tensorflow(value))
+
         # The same Pillow code: TensorFlow's own decoders and filters differ.
-        output = tf.numpy_function(
-            lambda value: self._apply(_from_tensorflow(value)),
-            [image],
-            tf.float32,
-        )
-        return tf.ensure_shape(output, (side, side, 3))
+        output = tf.numpy_function(apply, [image], tf.float32)
+        batch = (image.shape[0],) if many else ()
+        return tf.ensure_shape(output, (*batch, side, side, 3))
+
+    def _all(self, images):
+        side = self.checkpoint.crop
+        inputs = np.empty((len(images), side, side, 3), "float32")
+
+        def fill(i):
+            inputs[i] = self._apply(images[i])
+
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(fill, range(len(images))):
+                pass  # asks for each result, as that may be an error
+        return inputs
 
     def _apply(self, image):
         row = self.checkpoint
@@ -268,6 +296,7 @@ def eval_transform(checkpoint, max_pixels=MAX_PIXELS):
 
         transform = eval_transform("resnext50_32x4d/imagenet1k_v2")
         transform("cat.jpg")                                 # NumPy array
+        transform(["cat.jpg", "dog.jpg"])                    # a batch
         tf.data.Dataset.list_files("*.jpg").map(transform)   # tensors
 
     Source: torchvision's `ImageClassification` preset and timm's
@@ -286,7 +315,7 @@ def eval_transform(checkpoint, max_pixels=MAX_PIXELS):
 
     Returns:
         An `EvalTransform`, which maps one picture to a float32 array `(crop,
-        crop, 3)`.
+        crop, 3)`, and a list or batch of them to `(batch, crop, crop, 3)`.
 
     Raises:
         ValueError: If there is no such checkpoint, or if `max_pixels` is not
@@ -316,6 +345,17 @@ def _offset(length, crop):
     if length >= crop:
         return round((length - crop) / 2)
     return -((crop - length) // 2)
+
+
+def _many(image):
+    """Tells whether what is no TensorFlow tensor is a batch of pictures."""
+    shape = getattr(image, "shape", ())
+    texts = isinstance(image, np.ndarray) and image.dtype.kind in "OSU"
+    return (
+        isinstance(image, (list, tuple))
+        or len(shape) == 4
+        or (texts and len(shape) == 1)
+    )
 
 
 def _from_tensorflow(value):

@@ -517,3 +517,67 @@ def test_pictures_that_are_too_large(side, message):
 def test_limits_that_are_none(max_pixels):
     with pytest.raises(ValueError, match="`max_pixels` must be a positive"):
         eval_transform("resnext50_32x4d", max_pixels)
+
+
+# Many at once
+
+
+def test_many_pictures_are_as_each_one(tmp_path):
+    transform = eval_transform("resnext29/cifar10")
+    random = np.random.default_rng(0)
+    images = random.integers(0, 255, (5, 40, 36, 3), dtype="uint8")
+    paths = [tmp_path / f"{i}.png" for i in range(5)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    expected = np.stack([transform(image) for image in images])
+    for many in (
+        images,
+        list(images),
+        paths,
+        tuple(map(str, paths)),
+        np.array(list(map(str, paths))),
+        [path.read_bytes() for path in paths],
+        [Image.open(path) for path in paths],
+        keras.ops.convert_to_tensor(images),
+    ):
+        found = keras.ops.convert_to_numpy(transform(many))
+        np.testing.assert_array_equal(found, expected)
+    assert transform([]).shape == (0, 32, 32, 3)
+    with pytest.raises(FileNotFoundError):
+        transform([*paths, tmp_path / "none.png"])
+    with pytest.raises(ValueError, match="4 bytes"):
+        transform([paths[0], b"none"])
+    with pytest.raises(ValueError, match=r"image.shape=\(\)"):
+        transform([1, 2])
+
+
+def test_many_pictures_inside_of_a_dataset(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    transform = eval_transform("resnext29/cifar10")
+    images = np.random.default_rng(0).integers(0, 255, (5, 40, 36, 3), "u1")
+    paths = [str(tmp_path / f"{i}.png") for i in range(5)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    expected = transform(images)
+    for many in (images, paths):
+        dataset = tf.data.Dataset.from_tensor_slices(many).batch(3)
+        dataset = dataset.map(transform)
+        assert dataset.element_spec.shape.as_list() == [None, 32, 32, 3]
+        found = np.concatenate(list(dataset.as_numpy_iterator()))
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_labels_of_ones_own():
+    scores = np.array([[0.2, 0.7, 0.1], [0.5, 0.1, 0.4]])
+    for labels in (["a", "b", "c"], ("a", "b", "c"), np.array(list("abc"))):
+        first, second = decode_predictions(scores, top=2, labels=labels)
+        assert first == [("b", "b", 0.7), ("a", "a", 0.2)]
+        assert [name for _, name, _ in second] == ["a", "c"]
+    ten = decode_predictions(np.eye(10), top=1, labels=list("0123456789"))
+    assert ten[3] == [("3", "3", 1.0)]
+    with pytest.raises(ValueError, match=r"must have the shape \(batch, 2\)"):
+        decode_predictions(scores, labels=["a", "b"])
+    with pytest.raises(ValueError, match="a list of names"):
+        decode_predictions(scores, labels=[1, 2, 3])
+    with pytest.raises(ValueError, match="`labels` for other classes"):
+        decode_predictions(scores)
