@@ -7,7 +7,8 @@ r"""Measures the accuracy of a network on pictures with known classes.
     python scripts/evaluate.py my.keras --checkpoint resnext50_32x4d \
         --data flowers/
 
-A .keras file that train.py wrote needs no --checkpoint.
+A .keras file that train.py wrote needs no --checkpoint. An architecture with
+a file as --weights gets the preprocessing that is usual for it.
 
 --data is what `train.py` takes, of which the test part is measured, or a folder
 of pictures with WordNet ids in their names, as in `n01440764_tench.JPEG`. Class
@@ -24,6 +25,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -117,12 +119,21 @@ def load_model(args):
     if args.artifact is not None:
         model = Artifact(args.artifact)
         return model, model.checkpoint
-    if networks.find(args)[1] is None:
+    file, row = networks.find(args)
+    if row is None and file.suffix == ".keras":
         raise ValueError(
             "--checkpoint must say which preprocessing the network of a file "
             f"gets. Received: {args.model} without it. Pass the architecture, "
             "and tag, after whose preprocessing it was trained, such as "
             "resnext50_32x4d/imagenet1k_v1 or resnext29/cifar10."
+        )
+    if row is None:
+        row = networks.usual(args.model)
+        args.checkpoint = f"{row.architecture}/{row.tag}"
+        print(
+            f"The pictures of {file} get the preprocessing of "
+            f"{args.checkpoint}, which is usual. --checkpoint names another.",
+            file=sys.stderr,
         )
     model, row = networks.load(args, args.resize, args.crop)
     networks.require_classifier(model, row)

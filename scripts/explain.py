@@ -12,18 +12,21 @@ the preprocessing of the checkpoint, or what train.py's result.json beside a
 file says, else that of `preprocess_input`; --size is for other sizes. Needs
 TensorFlow, and `pip install ".[examples]"`.
 
-Writes explain.html into --out, a page with all pictures in it, and the same as
-PNG files: worst.png and best.png, the predictions with the least and the most
-probability for the true class, over which Grad-CAM shows what spoke for the
-predicted class; confusion.png; and training.png if train.py's log.csv lies
-beside the network.
+Writes explain.html into --out, a page with all pictures in it, which helps to
+find mislabelled files, and the same as PNG files: worst.png and best.png, the
+predictions with the least and the most probability for the true class, over
+which Grad-CAM shows what spoke for the predicted class; confusion.png; and
+training.png if train.py's log.csv lies beside the network. predictions.csv has
+all predictions, the least probable truths first.
 """
 
 import base64
+import collections
 import contextlib
 import csv
 import dataclasses
 import html
+import io
 import os
 import pathlib
 import re
@@ -42,11 +45,30 @@ from keras_resnext.commands import arguments, console, networks
 from training import report
 
 CAPTIONS = {
-    "worst": "Least probable truths",
+    "worst": "Least probable truths: mislabelled, or hard",
     "best": "Most probable truths",
     "confusion": "What is taken for what",
     "training": "Training",
 }
+_SIDE = 160  # pixels, at least, of the pictures on a page
+_HELP = """<p>The class that the data gives a picture is its truth. Where that
+is least probable, and another class nearly sure, look first whether the file
+lies in the wrong folder. <a href="predictions.csv">predictions.csv</a> has all
+pictures in that order.</p>"""
+_HEAD = "<tr><th>class</th><th>taken for</th><th>pictures</th></tr>\n"
+_STYLE = """
+body {font-family: sans-serif; margin: 2em auto; max-width: 80em;
+  padding: 0 1em; color-scheme: light dark}
+img {max-width: 100%}
+.cards {display: grid; gap: 1.2em;
+  grid-template-columns: repeat(auto-fill, minmax(19em, 1fr))}
+figure {margin: 0; overflow-wrap: anywhere}
+figure div {display: flex; gap: 2px}
+figure img {width: 50%; object-fit: cover}
+.key span {display: inline-block; width: 12em; height: .8em; margin: 0 .4em}
+table {border-collapse: collapse}
+td, th {padding: .2em 1em .2em 0; text-align: left}
+"""
 
 
 def parse_arguments():
@@ -203,23 +225,81 @@ def caption(label, scores, names):
     return f"{text}, taken for {names[best]} {scores[best]:.0%}"
 
 
-def draw_predictions(model, images, transform, captions, best, path):
-    """Draws predictions, each with what speaks for the predicted class.
+def name_of(image, index, folder):
+    """Returns the path below the data's folder, or else a picture's number."""
+    if not isinstance(image, str):
+        return f"picture {index}"
+    path = pathlib.Path(image)
+    return str(
+        path.relative_to(folder) if path.is_relative_to(folder) else path
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """One picture on a page.
+
+    Attributes:
+        name: Its path below the data's folder, or its number.
+        path: Its path, or `None`.
+        caption: What the network says of it.
+        picture: `(height, width, 3)` in 0..1: the part that the network sees,
+            as sharp as the file has it.
+        heat: What spoke for the predicted class, `(rows, columns)` in 0..1.
+    """
+
+    name: str
+    path: str | None
+    caption: str
+    picture: np.ndarray
+    heat: np.ndarray
+
+
+def show(model, images, names, transform, captions, best):
+    """Returns what is `Shown` of some pictures.
 
     Args:
         model: The network.
         images: Pictures, as those of a `data.Split`.
+        names: A name for each.
         transform: What makes an input of a picture.
         captions: A text for each.
         best: The predicted classes, integers `(n,)`.
-        path: PNG file to write, named after its page.
     """
-    images = np.stack([transform(image) for image in images])
     row = transform.checkpoint
-    shown = np.clip(images * row.std + row.mean, 0, 1)
-    heat = grad_cam(model, images, best)
-    examples = list(zip(shown, heat, captions, strict=True))
-    pictures.overlays(examples, CAPTIONS[path.stem], path)
+    # The same part of each picture as the network's input, but larger.
+    larger = max(1, -(-_SIDE // row.crop))
+    sharp = keras_resnext.eval_transform(
+        dataclasses.replace(
+            row, resize=larger * row.resize, crop=larger * row.crop
+        )
+    )
+    seen = np.clip(sharp(images) * row.std + row.mean, 0, 1)
+    heat = grad_cam(model, transform(images), best)
+    paths = [image if isinstance(image, str) else None for image in images]
+    return [
+        Shown(*of)
+        for of in zip(names, paths, captions, seen, heat, strict=True)
+    ]
+
+
+def predictions(names, labels, scores, classes):
+    """Returns all predictions as a table, CSV, least probable truths first."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(
+        ("picture", "class", "probability", "predicted", "its_probability")
+    )
+    best = scores.argmax(-1)
+    truth = scores[np.arange(len(labels)), labels]
+    for i in np.argsort(truth, kind="stable"):
+        table.writerow(
+            (
+                *(names[i], classes[labels[i]], f"{truth[i]:.4f}"),
+                *(classes[best[i]], f"{scores[i, best[i]]:.4f}"),
+            )
+        )
+    return text.getvalue()
 
 
 def draw_training(log, path):
@@ -235,57 +315,124 @@ def draw_training(log, path):
         print(f"No curves: {log} is not train.py's ({error}).", file=sys.stderr)
 
 
-def write_page(out, title):
-    """Writes explain.html with all pictures in it."""
-    parts = []
+def write_page(out, title, shown, confused):
+    """Writes explain.html with all pictures in it.
+
+    Args:
+        out: Folder to write to.
+        title: Text of the first heading.
+        shown: A dict from a page's name to a list of `Shown`.
+        confused: Lines of the table of what is taken for what most often.
+    """
+    parts = [f"<h1>{html.escape(title)}</h1>", _HELP]
+    key = (
+        f'<p class="key">nothing <span style="background: {pictures.key()}">'
+        "</span> the most of what speaks for the predicted class</p>"
+    )
     for name, caption in CAPTIONS.items():
-        path = out / f"{name}.png"
-        if path.exists():
-            png = base64.b64encode(path.read_bytes()).decode()
-            parts.append(
-                f"<h2>{caption}</h2>\n"
-                f'<img alt="{caption}" src="data:image/png;base64,{png}">'
-            )
-    title, body = html.escape(title), "\n".join(parts)
+        if name in shown:
+            cards = "\n".join(map(_card, shown[name]))
+            body = f'{key}\n<div class="cards">\n{cards}\n</div>'
+        elif (out / f"{name}.png").exists():
+            body = _image((out / f"{name}.png").read_bytes(), "png", caption)
+        else:
+            continue
+        if name == "confusion" and confused:
+            rows = "".join(f"<tr>{row}</tr>\n" for row in confused)
+            body += f"\n<table>\n{_HEAD}{rows}</table>"
+        parts.append(f"<h2>{caption}</h2>\n{body}")
     text = (
-        f'<!doctype html>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        "<style>body {font-family: sans-serif; margin: 2em} "
-        "img {max-width: 100%}</style>\n"
-        f"<h1>{title}</h1>\n{body}\n"
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<meta '
+        'name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n"
+        + "\n".join(parts)
+        + "\n</html>\n"
     )
     files.write(out / "explain.html", text)
+
+
+def _card(shown):
+    """Returns a picture, itself under its heat map, and where it is."""
+    name = html.escape(shown.name)
+    if shown.path:
+        link = html.escape(pathlib.Path(shown.path).resolve().as_uri())
+        name = f'<a href="{link}">{name}</a>'
+    caption = html.escape(shown.caption)
+    heated = pictures.heated(shown.picture, shown.heat)
+    sides = "".join(
+        _image(pictures.jpeg(side), "jpeg", caption)
+        for side in (shown.picture, heated)
+    )
+    return (
+        f"<figure><div>{sides}</div><figcaption><b>{caption}</b><br>{name}"
+        "</figcaption></figure>"
+    )
+
+
+def _image(content, kind, text):
+    data = base64.b64encode(content).decode()
+    return f'<img alt="{text}" src="data:image/{kind};base64,{data}">'
+
+
+def most_confused(labels, best, classes, count=10):
+    """Returns lines for a table of what is taken for what most often."""
+    pairs = collections.Counter(
+        (a, b) for a, b in zip(labels, best, strict=True) if a != b
+    )
+    return [
+        "".join(
+            f"<td>{html.escape(str(cell))}</td>"
+            for cell in (classes[label], classes[taken], number)
+        )
+        for (label, taken), number in pairs.most_common(count)
+    ]
 
 
 def explain(args, test):
     """Predicts, draws and writes the page; returns its title."""
     model, transform = load_model(args)
     outputs = evaluate.outputs_of(test.classes, model.output_shape[-1])
-    names = networks.names_of(args, test.classes, model.output_shape[-1])
+    classes = networks.names_of(args, test.classes, model.output_shape[-1])
     scores, kept = predict(model, test.images, transform, args)
     labels, best = outputs[test.labels[kept]], scores.argmax(-1)
+    names = [name_of(test.images[i], i, args.data) for i in kept]
+    shown = {
+        page: show(
+            model,
+            [test.images[i] for i in kept[chosen]],
+            [names[i] for i in chosen],
+            transform,
+            [caption(labels[i], scores[i], classes) for i in chosen],
+            best[chosen],
+        )
+        for page, chosen in pages(labels, scores, args.count).items()
+    }
+    right = (best == labels).mean()
+    title = f"{args.model} on {args.data}: {right:.2%} of the test pictures"
     with files.writing(args.out):
-        for page, chosen in pages(labels, scores, args.count).items():
-            draw_predictions(
-                model,
-                [test.images[i] for i in kept[chosen]],
-                transform,
-                [caption(labels[i], scores[i], names) for i in chosen],
-                best[chosen],
+        table = predictions(names, labels, scores, classes)
+        files.write(args.out / "predictions.csv", table)
+        for page, some in shown.items():
+            pictures.overlays(
+                [
+                    (one.picture, one.heat, f"{one.caption}\n{one.name[-44:]}")
+                    for one in some
+                ],
+                CAPTIONS[page],
                 args.out / f"{page}.png",
             )
         # Of more classes than the data has, their rows would be empty.
         pictures.confusion(
             test.labels[kept],
             scores[:, outputs].argmax(-1),
-            [names[i] for i in outputs],
+            [classes[i] for i in outputs],
             args.out / "confusion.png",
         )
         log = pathlib.Path(args.model).with_name("log.csv")
         (args.out / "training.png").unlink(missing_ok=True)  # of another run
         draw_training(log, args.out / "training.png")
-        right = (best == labels).mean()
-        title = f"{args.model} on {args.data}: {right:.2%} of the test pictures"
-        write_page(args.out, title)
+        confused = most_confused(labels, best, classes)
+        write_page(args.out, title, shown, confused)
     return title
 
 

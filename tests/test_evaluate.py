@@ -253,7 +253,8 @@ def test_file_without_tensorflow(folder, tmp_path):
     ("arguments", "message"),
     [
         (["resnext51"], "The network must be a .keras file or an archit"),
-        (["resnext29", "--weights", "a.pth"], "--checkpoint must say which"),
+        (["resnext29", "--weights", "a.pth"], r"a\.pth"),
+        (["mine.keras"], "--checkpoint must say which"),
         (["gone.keras", "--checkpoint", "resnet18"], "gone.keras"),
     ],
 )
@@ -310,3 +311,28 @@ def test_either_a_network_or_an_artifact(monkeypatch, capsys):
         with pytest.raises(SystemExit):
             evaluate.parse_arguments()
         assert "A network or --artifact" in capsys.readouterr().err
+
+
+def test_a_file_of_weights_gets_the_usual_preprocessing(capsys):
+    file = PACKAGED.with_name("resnext29_cifar10.safetensors")
+    args = argparse.Namespace(
+        model="resnext29",
+        weights=str(file),
+        classes=None,
+        checkpoint=None,
+        accept_noncommercial=False,
+        artifact=None,
+        resize=None,
+        crop=None,
+    )
+    _, row = evaluate.load_model(args)
+    assert (row.architecture, row.tag) == ("resnext29", "cifar10")
+    said = capsys.readouterr().err
+    assert str(file) in said and "preprocessing of resnext29/cifar10" in said
+    # What is passed counts, and is no surprise.
+    args.checkpoint, args.crop = "resnext50_32x4d/imagenet1k_v2", 64
+    _, row = evaluate.load_model(args)
+    assert (row.tag, row.crop) == ("imagenet1k_v2", 64)
+    assert not capsys.readouterr().err
+    assert networks.usual("resnext50_32x4d").architecture == "resnext50_32x4d"
+    assert networks.usual("wide_resnet101_2").architecture == "wide_resnet101_2"

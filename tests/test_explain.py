@@ -1,6 +1,8 @@
 """Pictures of what was learnt, and the pyramid of the docs at work."""
 
 import base64
+import csv
+import io
 import json
 import pathlib
 import re
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 
 import keras_resnext
+from common import data
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(
@@ -75,17 +78,60 @@ def test_page(model, folder, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "Skipped: " in result.stderr and "broken.png" in result.stderr
     names = {"worst.png", "best.png", "confusion.png", "training.png"}
-    assert {f.name for f in out.iterdir()} == names | {"explain.html"}
+    others = {"explain.html", "predictions.csv"}
+    assert {f.name for f in out.iterdir()} == names | others
     page = (out / "explain.html").read_text()
     inside = {
         base64.b64decode(text)
         for text in re.findall(r"data:image/png;base64,([^\"]+)", page)
     }
+    names = ("confusion.png", "training.png")
     assert inside == {(out / name).read_bytes() for name in names}
+    _check_cards(page, folder)
+    _check_table(out / "predictions.csv", page, folder)
     right = re.search(r"([\d.]+)% of the test pictures", result.stdout)[0]
     assert right in page
     log.unlink()
     (model.parent / "result.json").unlink()
+
+
+def _check_cards(page, folder):
+    """Each picture is there with its heat map and its path."""
+    cards = re.findall(r"<figure>.*?</figure>", page)
+    # Less than 12 of each page: 9 of 24 pictures are held out.
+    assert 8 < len(cards) <= 24
+    for card in cards:
+        link, name = re.search(
+            r'<a href="file://(.*?)">(.*?)</a>', card
+        ).groups()
+        assert link == str(folder / name) and (folder / name).exists()
+        plain, heated = (
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+            for text in re.findall(r"data:image/jpeg;base64,([^\"]+)", card)
+        )
+        # As sharp as the file has it, and not the network's 16 pixels.
+        assert plain.shape == heated.shape == (160, 160, 3)
+        with Image.open(folder / name) as file:
+            file = file.convert("RGB").resize((160, 160), Image.BILINEAR)
+        assert np.abs(np.asarray(file, float) - plain).mean() < 12
+        assert np.abs(heated.astype(float) - plain).mean() > 12
+    assert page.count('<p class="key">nothing <span') == 2
+
+
+def _check_table(path, page, folder):
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    held = data.load(folder, holdout=0.5)[1]
+    assert {row["picture"] for row in rows} == {
+        str(pathlib.Path(image).relative_to(folder)) for image in held.images
+    }
+    truths = [float(row["probability"]) for row in rows]
+    assert truths == sorted(truths)
+    for row in rows:
+        right = row["class"] == row["predicted"]
+        assert right == (row["probability"] == row["its_probability"])
+    worst = re.findall(r'">([^<]*)</a></figcaption>', page)[: len(rows)][:12]
+    assert worst == [row["picture"] for row in rows[:12]]
 
 
 @pytest.mark.parametrize(

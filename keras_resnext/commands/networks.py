@@ -18,6 +18,7 @@ from keras_resnext.registry import (
     CHECKPOINTS,
     Checkpoint,
     find_architecture,
+    resolve,
 )
 
 # Its mean and deviation are those of `preprocess_input`.
@@ -154,6 +155,23 @@ def find(args):
     else:
         row = trained(file)[0] if file else source
     return file, row
+
+
+def usual(name):
+    """Returns the checkpoint after which an architecture is mostly trained.
+
+    Args:
+        name: Of the architecture.
+
+    Returns:
+        What `"imagenet"` stands for, else its first row, else a plain one.
+    """
+    name = find_architecture(name).name
+    rows = [row for row in CHECKPOINTS.values() if row.architecture == name]
+    try:
+        return resolve(name, "imagenet", accept_noncommercial=True)
+    except ValueError:
+        return rows[0] if rows else USUAL
 
 
 def trained(file):

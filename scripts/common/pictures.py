@@ -3,10 +3,16 @@
 Needs matplotlib and scikit-learn: `pip install ".[examples]"`.
 """
 
+import io
+
+import numpy as np
+from PIL import Image
+
 from common import files
 
 # Up to so many classes, numbers and names stay readable.
 _MOST_NUMBERS, _MOST_NAMES = 20, 60
+_COLOURS, _STRENGTH = "turbo", 0.45  # of heat maps
 
 
 def confusion(labels, predictions, classes, path):
@@ -74,26 +80,52 @@ def overlays(examples, title, path):
     plt = pyplot()
     columns = 4
     rows = -(-len(examples) // columns)
-    figure = plt.figure(figsize=(14, 0.4 + 2.05 * rows), layout="constrained")
+    figure = plt.figure(figsize=(14, 1 + 2.25 * rows), layout="constrained")
     figure.suptitle(title)
-    cells = figure.subfigures(rows, columns, squeeze=False).ravel()
+    page, key = figure.subfigures(2, height_ratios=[2.25 * rows, 0.6])
+    cells = page.subfigures(rows, columns, squeeze=False).ravel()
     for cell, (picture, heat, caption) in zip(cells, examples, strict=False):
         cell.suptitle(caption, fontsize="small")
         left, right = cell.subplots(1, 2)
-        height, width = picture.shape[:2]
-        for axis in (left, right):
-            axis.imshow(picture, extent=(0, width, height, 0))
-            axis.axis("off")
-        right.imshow(
-            heat,
-            cmap="turbo",
-            vmin=0,
-            vmax=1,
-            alpha=0.45,
-            interpolation="bilinear",
-            extent=(0, width, height, 0),
-        )
+        left.imshow(picture)
+        right.imshow(heated(picture, heat))
+        left.axis("off"), right.axis("off")
+    axis = key.subplots()
+    axis.axis("off")
+    colours = plt.cm.ScalarMappable(cmap=_COLOURS)
+    bar = figure.colorbar(
+        colours, ax=axis, orientation="horizontal", fraction=1, aspect=60
+    )
+    bar.set_ticks([0, 1], labels=["nothing", "the most"])
+    bar.set_label("what speaks for the predicted class", labelpad=-8)
     save(figure, path)
+
+
+def heated(picture, heat):
+    """Returns a picture under its heat map, `(height, width, 3)` in 0..1."""
+    height, width = picture.shape[:2]
+    heat = Image.fromarray(heat.astype("float32"))
+    heat = heat.resize((width, height), Image.Resampling.BILINEAR)
+    colours = pyplot().get_cmap(_COLOURS)(np.asarray(heat))[..., :3]
+    return (1 - _STRENGTH) * picture + _STRENGTH * colours
+
+
+def key():
+    """Returns the colours of heat maps as a gradient in CSS."""
+    colours = pyplot().get_cmap(_COLOURS)(np.linspace(0, 1, 9))[:, :3]
+    stops = ", ".join(f"rgb({r} {g} {b})" for r, g, b in _bytes(colours))
+    return f"linear-gradient(to right, {stops})"
+
+
+def jpeg(picture):
+    """Returns a picture, `(height, width, 3)` in 0..1, as a JPEG file."""
+    file = io.BytesIO()
+    Image.fromarray(_bytes(picture)).save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def _bytes(values):
+    return np.clip(np.round(255 * values), 0, 255).astype("uint8")
 
 
 def pyplot():
