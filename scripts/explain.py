@@ -440,6 +440,7 @@ def explain(args, test):
 def main():
     """Writes the page, and prints where it is."""
     args = parse_arguments()
+    console.require_packages("examples", "matplotlib", "sklearn")
     _, test = data.load(
         args.data, args.data_dir, args.holdout, args.seed, args.on_corrupt
     )

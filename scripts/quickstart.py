@@ -9,7 +9,6 @@ and compares. Writes runs/quickstart/quickstart.png and .../digits/. The
 pictures come with scikit-image and scikit-learn; no network is needed.
 """
 
-import importlib.util
 import os
 import pathlib
 import platform
@@ -39,21 +38,6 @@ outputs = run(tensorflow.constant(images))["outputs"]
 numpy.save(sys.argv[3], outputs.numpy())
 assert "keras_resnext" not in set(sys.modules)
 """
-
-
-def require_packages():
-    """Checks that what draws, and has the pictures, is there.
-
-    Raises:
-        ImportError: If it is not.
-    """
-    for name in ("skimage", "sklearn", "matplotlib"):
-        if importlib.util.find_spec(name) is None:
-            raise ImportError(
-                "The quickstart needs scikit-image, scikit-learn and "
-                f"matplotlib. Received: no {name}. Run `pip install "
-                '".[examples]"` in a checkout.'
-            )
 
 
 def classify():
@@ -203,7 +187,7 @@ def cpu_seconds():
 def main():
     """Runs the four parts and prints a table."""
     start = time.time()
-    require_packages()
+    console.require_packages("examples", "skimage", "sklearn", "matplotlib")
     OUT.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
     photographs, guesses = classify()

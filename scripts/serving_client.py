@@ -105,7 +105,7 @@ def grpc(target, model, timeout):
         sys.exit(
             "--grpc needs the packages grpcio and tensorflow-serving-api. "
             f"Received: --grpc={target} ({error}). Run `pip install "
-            '".[export]"`, or ask with --rest.'
+            '".[export]"` in a checkout, or ask with --rest.'
         )
     stub = service.PredictionServiceStub(grpc.insecure_channel(target))
 

@@ -49,8 +49,29 @@ from training import (
 def parse_arguments():
     """Returns the command line's options, and the recipe they describe."""
     parser = console.Parser(description=__doc__)
-    add = parser.add_argument
     data.add_arguments(parser)
+    _add_options(parser)
+    _add_fields(
+        parser.add_argument_group(
+            "fields of the recipe, which replace the recipe's own"
+        )
+    )
+    args = parser.parse_args()
+    fields = {f.name for f in dataclasses.fields(recipes.Recipe)[1:]}
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(args).items()
+        if name in fields and value is not None
+    }
+    if len(given.get("sizes", ())) > 1:  # one for each epoch
+        given.setdefault("epochs", len(given["sizes"]))
+    recipe = dataclasses.replace(recipes.RECIPES[args.recipe], **given)
+    return args, recipe
+
+
+def _add_options(parser):
+    """Adds the options that no recipe has."""
+    add = parser.add_argument
     add("--out", required=True, type=pathlib.Path, help="folder to write to")
     add(
         "--model",
@@ -103,22 +124,6 @@ def parse_arguments():
         default=True,
         help="the same weights in each run, which costs time on a GPU",
     )
-    _add_fields(
-        parser.add_argument_group(
-            "fields of the recipe, which replace the recipe's own"
-        )
-    )
-    args = parser.parse_args()
-    fields = {f.name for f in dataclasses.fields(recipes.Recipe)[1:]}
-    given = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(args).items()
-        if name in fields and value is not None
-    }
-    if len(given.get("sizes", ())) > 1:  # one for each epoch
-        given.setdefault("epochs", len(given["sizes"]))
-    recipe = dataclasses.replace(recipes.RECIPES[args.recipe], **given)
-    return args, recipe
 
 
 def _add_fields(group):
@@ -266,7 +271,7 @@ def write_result(args, run, network, classes, accuracy):
 def main():
     """Trains, measures the test accuracy and writes the results."""
     args, recipe = parse_arguments()
-    report.require_packages()
+    console.require_packages("train", "tensorboard", "matplotlib")
     files.require_writable(args.out)
     configure(args)
     strategy = distribute.choose(args.strategy)

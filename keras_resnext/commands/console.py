@@ -12,6 +12,7 @@ Standard library only, so that a command's help comes at once.
 import argparse
 import contextlib
 import dataclasses
+import importlib.util
 import math
 import os
 import re
@@ -110,6 +111,24 @@ SEED = Number(int, 0, 2**32 - 1)
 SIDE = Number(int, 1, 8192)  # of a picture, in pixels
 SECONDS = Number(float, 0, 1e6, open="least")
 SHARE = Number(float, 0, 1)
+
+
+def require_packages(extra, *names):
+    """Checks that packages are there, before any work is done.
+
+    Args:
+        extra: Of this package's extras, the one that brings them.
+        *names: As they are imported.
+
+    Raises:
+        ImportError: If one is not.
+    """
+    missing = [n for n in names if importlib.util.find_spec(n) is None]
+    if missing:
+        raise ImportError(
+            f"The packages {', '.join(names)} are required. Received: no "
+            f'{missing[0]}. Run `pip install ".[{extra}]"` in a checkout.'
+        )
 
 
 @contextlib.contextmanager

@@ -224,8 +224,7 @@ def _check_arguments(model, format, precision, calibration, top):
                 f"The package {package} is required for this format. "
                 f"Received: format={format!r}, precision={precision!r} "
                 f"({error}). Run `pip install "
-                '"keras_resnext[export]"`, or `pip install ".[export]"` in a '
-                "checkout."
+                '".[export]"` in a checkout.'
             ) from error
     require(
         isinstance(top, int) and top > 0,

@@ -1,7 +1,6 @@
 """Shows how a training goes: progress bar, log, curves."""
 
 import csv
-import importlib.util
 import io
 import itertools
 import statistics
@@ -11,20 +10,6 @@ import keras
 from tqdm import tqdm
 
 from common import files, pictures
-
-
-def require_packages():
-    """Checks that what draws and logs is there, before anything is trained.
-
-    Raises:
-        ImportError: If it is not.
-    """
-    for name in ("tensorboard", "matplotlib"):
-        if importlib.util.find_spec(name) is None:
-            raise ImportError(
-                "A training needs tensorboard and matplotlib. Received: no "
-                f'{name}. Run `pip install ".[train]"` in a checkout.'
-            )
 
 
 class Progress(keras.callbacks.Callback):
