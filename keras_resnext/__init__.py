@@ -3,6 +3,8 @@
 import pathlib
 import sys
 
+from keras_resnext import processor
+
 __version__ = "0.1.0"
 __all__ = [
     "LegacySEResNeXt26",
@@ -48,6 +50,8 @@ __all__ = [
     "transfer",
     "weights",
 ]
+
+processor.use_onednn()  # before Keras loads TensorFlow
 
 # The command line imports what its command needs: `list` is to answer at once,
 # and Keras takes seconds. "-m" is the program's name until its module, which

@@ -7,6 +7,9 @@ import keras
 _PACKAGE = "keras_resnext"
 # What TensorFlow's fused normalisation takes, beside weights of float32.
 _FUSED_DTYPES = {"float32", "bfloat16", "float16"}
+# Beyond so many taps of a kernel for each position of the feature map, scaling
+# the kernel takes longer than normalising one image's feature map; measured.
+_TAPS_FOR_EACH_POSITION = 8
 
 
 def _on_tensorflow():
@@ -43,6 +46,28 @@ def _on_cpu():
     import tensorflow as tf
 
     return not tf.config.list_physical_devices("GPU")
+
+
+def _with_declared_shape(maps, shape):
+    """Mends what a convolution returns for a replica without an image.
+
+    oneDNN's has the shape of its input then, not that of its output.
+    """
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def mend(maps):
+        found = tf.shape(maps)
+        declared = [
+            found[i] if size is None or i == 0 else size
+            for i, size in enumerate(shape)
+        ]
+        empty = tf.equal(found[0], 0)
+        # Not `declared` alone: Grappler would take this out as needless.
+        shown = tf.where(empty, tf.stack(declared), found)
+        return tf.reshape(maps, shown), lambda gradient: gradient
+
+    return mend(maps)
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
@@ -117,10 +142,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Arguments, weights and results are those of Keras's layer, save that the
     moving variance follows the unbiased variance of the batch, as in PyTorch.
     On TensorFlow it is one operation instead of a chain of elementwise ones,
-    and in inference part of the convolution before it, unless that one has
-    groups; other backends keep Keras's path. Under a `tf.distribute.Strategy`
+    and in the inference of a graph part of the convolution before it; other
+    backends keep Keras's path. Under a `tf.distribute.Strategy`
     each replica normalises with its own share of the batch, and the moving
-    statistics of all follow their mean.
+    statistics of all follow their mean; those of a replica without an image
+    stay as they are.
     """
 
     def add_weight(self, *args, trainable=True, **kwargs):
@@ -138,6 +164,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
         import tensorflow as tf
 
         training = bool(training and self.trainable)
+        if not training and tf.is_symbolic_tensor(inputs) and _on_cpu():
+            outputs = self._folded(inputs)
+            if outputs is not None:
+                return outputs
+            # Else Grappler fuses it with the convolution, which without
+            # AVX-512 oneDNN computes twenty times slower for a single image.
+            inputs = tf.ensure_shape(inputs, inputs.shape)
+        elif training and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            inputs = _with_declared_shape(
+                inputs, self.get_build_config()["input_shape"]
+            )
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=self.gamma,
@@ -150,14 +187,57 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         if not training:
             return outputs
+        # A replica can be without an image, at the end of an epoch; the mean
+        # of nothing is no number.
+        empty = tf.equal(tf.size(inputs), 0)
         for moving, batch in (
             (self.moving_mean, mean),
             (self.moving_variance, variance),
         ):
-            moving.assign(
-                moving * self.momentum + batch * (1.0 - self.momentum)
-            )
+            new = moving * self.momentum + batch * (1.0 - self.momentum)
+            moving.assign(tf.where(empty, moving, new))
         return outputs
+
+    def _folded(self, inputs):
+        """Returns the outputs by a convolution with kernel and bias of its own.
+
+        The convolution that made `inputs` is left without a use, and falls
+        out of the graph. `None` without such a convolution, or where scaling
+        its kernel takes longer than normalising the feature map.
+        """
+        import tensorflow as tf
+
+        conv = inputs.op
+        if conv.type == "EnsureShape":  # of `GroupedConv2D`
+            conv = conv.inputs[0].op
+        if conv.type != "Conv2D" or conv.get_attr("data_format") != b"NHWC":
+            return None
+        images, kernel = conv.inputs
+        if kernel.op.type == "Cast":  # of mixed precision: rounds once only
+            kernel = kernel.op.inputs[0]
+        _, height, width, filters = inputs.shape
+        if height and width and filters:
+            taps = kernel.shape.num_elements() // filters
+            if taps > _TAPS_FOR_EACH_POSITION * height * width:
+                return None
+        scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
+        shift = tf.cast(self.beta - self.moving_mean * scale, inputs.dtype)
+        outputs = tf.raw_ops.Conv2D(
+            input=images,
+            filter=tf.cast(tf.cast(kernel, scale.dtype) * scale, inputs.dtype),
+            **{
+                name: conv.get_attr(name)
+                for name in (
+                    *("strides", "padding", "explicit_paddings"),
+                    *("dilations", "data_format"),
+                )
+            },
+        )
+        if images.shape[-1] == kernel.shape[2]:
+            return tf.nn.bias_add(outputs, shift)
+        # With groups: Grappler fuses a BiasAdd always, which fails where
+        # oneDNN is off, but an addition only where oneDNN is on.
+        return tf.raw_ops.AddV2(x=outputs, y=shift)
 
     def _fuses(self, inputs, mask):
         return (

@@ -64,6 +64,7 @@ from benchmarks.growth import SERIES, growth
 from benchmarks.prepare import prepare as write_files
 from benchmarks.serve import serve
 from common import files
+from keras_resnext import processor
 from keras_resnext.commands import console
 
 
@@ -92,7 +93,8 @@ def print_head():
 
     print(
         f"Keras {keras.__version__}, TensorFlow {tf.__version__}, "
-        f"{platform.machine()}, {os.cpu_count()} CPUs, "
+        f"{platform.machine()}, {processor.instruction_set()}, "
+        f"{os.cpu_count()} CPUs, "
         f"TF_ENABLE_ONEDNN_OPTS={os.environ.get('TF_ENABLE_ONEDNN_OPTS')}\n"
     )
     print("| | Conv2D, ms | GroupedConv2D, ms | ratio |")

@@ -29,10 +29,12 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras_resnext  # before Keras, which loads TensorFlow: for oneDNN
+
+# isort: split
 import keras
 import numpy as np
 
-import keras_resnext
 from common import data, files, pictures
 from keras_resnext.commands import arguments, console, networks
 from keras_resnext.export import formats

@@ -19,10 +19,12 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras_resnext  # before Keras, which loads TensorFlow: for oneDNN
+
+# isort: split
 import keras
 import numpy as np
 
-import keras_resnext
 from common import pictures
 from keras_resnext.commands import console
 from keras_resnext.export import export

@@ -178,6 +178,46 @@ def test_two_devices_and_two_workers(begin, start, tmp_path):
         check(path, losses, model)
 
 
+@tensorflow_only
+@pytest.mark.parametrize("onednn", ["0", "1"])
+def test_replica_without_an_image(begin, onednn):
+    """Nine images in batches of four leave one, for the first of two."""
+    code = """
+import sys
+import keras, numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, two)
+import keras_resnext
+x = np.random.default_rng(0).normal(1, 2, (9, 8, 8, 3)).astype("float32")
+y = np.arange(9) % 3
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    model = keras_resnext.ResNeXt(
+        (1, 1), 2, 8, input_shape=(8, 8, 3), classes=3, stem="cifar"
+    )
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+conv, bn = model.get_layer("conv1_conv"), model.get_layer("conv1_bn")
+maps = tf.nn.conv2d(x, conv.kernel.numpy(), 1, "SAME").numpy()
+model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+for variable in model.variables:
+    assert np.isfinite(variable.numpy()).all(), variable.path
+mean, variance = 0.0, 1.0
+for batch in (maps[:4], maps[4:8], maps[8:]):
+    means, variances = [], []
+    for share in (batch[:2], batch[2:]) if len(batch) > 1 else (batch,):
+        means.append(0.9 * mean + 0.1 * share.mean((0, 1, 2)))
+        new = share.var((0, 1, 2), ddof=1)
+        variances.append(0.9 * variance + 0.1 * new)
+    if len(batch) == 1:  # the other replica stays as it was
+        means.append(mean)
+        variances.append(variance)
+    mean, variance = np.mean(means, 0), np.mean(variances, 0)
+np.testing.assert_allclose(bn.moving_mean.numpy(), mean, 1e-3, 1e-5)
+np.testing.assert_allclose(bn.moving_variance.numpy(), variance, 1e-3)
+"""
+    end(begin("-c", code, TF_ENABLE_ONEDNN_OPTS=onednn))
+
+
 def test_two_jax_devices_are_as_one(begin, start, tmp_path):
     pytest.importorskip("jax")
     paths = [tmp_path / f"{count}.npz" for count in (1, 2)]

@@ -112,16 +112,21 @@ def test_operations_of_the_model_itself(model, tmp_path):
     """What `predict` runs, whose weights are variables."""
     model.export(tmp_path / "model", verbose=False)
     found = served(tmp_path / "model")
-    assert found["Conv2D+FusedBatchNorm+Relu"] == 5
-    assert found["Conv2D+FusedBatchNorm"] == 6
-    assert "Mul" not in found
+    # What normalises is part of the convolution's kernel and bias, never an
+    # operation behind it: without AVX-512 oneDNN takes seconds for that.
+    assert not any("FusedBatchNorm" in name for name in found)
     assert not any("Transpose" in name or "Xla" in name for name in found)
-    # Those with groups are apart, so that the graph runs without oneDNN, too.
+    found = {name: found[name] for name in found if "Conv2D" in name}
     if _trains_directly():
-        assert found["Conv2D"] == 4
-        assert found["BatchNormEx"] == 4  # with its ReLU
-        assert found["Relu"] == 4  # of the sums
+        # A sum is part of one of its two sides, if that is not the input.
+        assert found == {
+            "Conv2D+BiasAdd+Relu": 9,
+            "Conv2D+BiasAdd+Add+Relu": 3,
+            "Conv2D+BiasAdd": 3,
+        }
     else:
-        assert found["Conv2D"] == 4 * 4  # one for each group
-        assert found["BatchNormV3"] == 4
-        assert found["Relu"] == 4 + 4
+        assert found == {
+            "Conv2D+BiasAdd+Relu": 5,
+            "Conv2D+BiasAdd": 6,
+            "Conv2D": 4 * 4,  # one for each group
+        }

@@ -375,3 +375,55 @@ class TestBatchNormalization:
             np.testing.assert_allclose(
                 ours.numpy(), theirs.numpy(), rtol=tolerance, atol=tolerance
             )
+
+    @needs_tensorflow
+    @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+    @pytest.mark.parametrize("groups", [1, 4])
+    @pytest.mark.parametrize("side", [9, 2], ids=["scaled", "apart"])
+    def test_inference_in_a_graph_follows_the_weights(
+        self, side, groups, dtype
+    ):
+        """There the scale is part of the convolution before, or follows it."""
+        import tensorflow as tf
+
+        random = np.random.default_rng(0)
+        inputs = keras.Input((side, side, 8))
+        conv = GroupedConv2D(
+            8, 3, groups=groups, use_bias=False, padding="same", dtype=dtype
+        )
+        bn = BatchNormalization(dtype=dtype)
+        outputs = keras.layers.ReLU(dtype=dtype)(bn(conv(inputs)))
+        model = keras.Model(inputs, outputs)
+        x = random.normal(size=(2, side, side, 8)).astype("float32")
+        graph = tf.function(lambda x: tf.cast(model(x), "float32"))
+        for _ in range(2):
+            bn.set_weights(random.uniform(0.5, 2, (4, 8)))
+            conv.set_weights([random.normal(size=conv.kernel.shape)])
+            np.testing.assert_allclose(
+                graph(x),
+                tf.cast(model(x), "float32"),  # eager: one after the other
+                rtol=1e-5 if dtype == "float32" else 0.05,
+                atol=1e-5 if dtype == "float32" else 0.1,
+            )
+
+    @needs_tensorflow
+    def test_gradients_of_frozen_statistics_in_a_graph(self):
+        import tensorflow as tf
+
+        random = np.random.default_rng(0)
+        conv = GroupedConv2D(8, 3, groups=4, use_bias=False)
+        bn = BatchNormalization(trainable=False)
+        x = tf.constant(random.normal(size=(2, 9, 9, 8)), "float32")
+        model = keras.Sequential([keras.Input(x.shape[1:]), conv, bn])
+        bn.set_weights(random.uniform(0.5, 2, (4, 8)))
+
+        def gradients(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(model(x, training=True) ** 2)
+            return tape.gradient(loss, [x, conv.kernel.value])
+
+        for one, other in zip(
+            tf.function(gradients)(x), gradients(x), strict=True
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 import keras_resnext
 import train
 from common import data, files
+from keras_resnext import processor
 from keras_resnext.registry import IMAGENET_MEAN, IMAGENET_STD
 from training import (
     augment,
@@ -1064,3 +1065,23 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         files.write(tmp_path / "file", fail)
     assert (tmp_path / "file").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "flags, gpu, expected",
+    [
+        ({"avx2"}, False, "float32"),
+        ({"avx2", "avx512f", "avx512_vnni"}, False, "float32"),
+        ({"avx2", "avx512_bf16"}, False, "mixed_bfloat16"),
+        ({"avx2", "amx_bf16"}, False, "mixed_bfloat16"),
+        (set(), False, "float32"),  # macOS, ARM: nothing is known
+        ({"avx2"}, True, "mixed_bfloat16"),
+    ],
+)
+def test_dtype_is_what_the_machine_computes(monkeypatch, flags, gpu, expected):
+    monkeypatch.setattr(processor, "flags", lambda: frozenset(flags))
+    monkeypatch.setattr(distribute, "has_gpu", lambda: gpu)
+    dtype, reason = train.choose_dtype()
+    assert dtype == expected
+    if not gpu:
+        assert processor.instruction_set() in reason

@@ -11,7 +11,7 @@ import time
 import keras
 import numpy as np
 
-from keras_resnext import copies, preprocessing
+from keras_resnext import copies, preprocessing, processor
 from keras_resnext.arguments import require
 from keras_resnext.export import serving
 from keras_resnext.export.folding import fold, output_names
@@ -151,6 +151,11 @@ def export(
         samples = np.concatenate([samples, calibration[:_COMPARED]])
     dtype = precision if format == "saved_model" else "float32"
     folded = fold(model, dtype)
+    if precision == "bfloat16" and not processor.computes_bfloat16():
+        skipped += (
+            "bfloat16 is emulated here, by a processor with "
+            f"{processor.instruction_set()}; it is fast with AMX or AVX-512's.",
+        )
     job = Job(
         folded,
         precision,

@@ -22,6 +22,7 @@ import tqdm
 from benchmarks import worker
 from benchmarks.tasks import Contender
 from common import files
+from keras_resnext import processor
 
 # Greatest difference from PyTorch's float32, relative to its greatest output.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15, "int8": 0.5}
@@ -269,8 +270,11 @@ def machine():
         "date": datetime.date.today().isoformat(),
         "machine": platform.machine(),
         "processors": os.cpu_count(),
+        "instructions": processor.instruction_set(),
+        "bfloat16": "native" if processor.computes_bfloat16() else "emulated",
         "python": platform.python_version(),
         "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
+        "ONEDNN_MAX_CPU_ISA": os.environ.get("ONEDNN_MAX_CPU_ISA"),
     }
     info = pathlib.Path("/proc/cpuinfo")  # Linux alone has it
     if info.exists():

@@ -14,6 +14,22 @@ import keras
 STRATEGIES = ("none", "mirrored", "multi_worker")
 
 
+def has_gpu():
+    """Tells whether Keras's backend has a GPU, or another accelerator."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_physical_devices("GPU"))
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    import torch
+
+    return torch.cuda.is_available()
+
+
 class Single:
     """One device; what the other strategies have in common.
 

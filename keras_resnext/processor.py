@@ -1,0 +1,96 @@
+"""What the processor has for neural networks, and asks TensorFlow to use it.
+
+Imports nothing but the standard library: it runs before Keras is loaded.
+"""
+
+import functools
+import os
+import pathlib
+import platform
+import sys
+import warnings
+
+# From the best to the least: a name, and Linux's flags of which one tells it.
+_KINDS = {
+    "AMX": {"amx_tile", "amx_int8", "amx_bf16"},
+    "AVX-512 with bfloat16": {"avx512_bf16"},
+    "AVX-512 with VNNI": {"avx512_vnni"},
+    "AVX-512": {"avx512f"},
+    "AVX2 with VNNI": {"avx_vnni"},
+    "AVX2": {"avx2"},
+    "AVX": {"avx"},
+}
+# With one of these TensorFlow switches oneDNN on by itself.
+_ONEDNN_BY_DEFAULT = {
+    *("avx512_vnni", "avx512_bf16", "avx_vnni"),
+    *_KINDS["AMX"],
+}
+
+
+@functools.cache
+def flags():
+    """Returns the x86 processor's features in Linux's words.
+
+    A frozenset; empty on other systems and processors, where it is unknown.
+    """
+    info = pathlib.Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not info.exists():
+        return frozenset()
+    for line in info.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "flags":
+            return frozenset(value.split())
+    return frozenset()
+
+
+def instruction_set():
+    """Names the best instructions, as "AVX2"; "unknown" off x86 Linux."""
+    for name, any_of in _KINDS.items():
+        if any_of & flags():
+            return name
+    return "unknown"
+
+
+def computes_bfloat16():
+    """Tells whether the processor itself computes in bfloat16.
+
+    Elsewhere it is emulated, several times slower than float32. Where nothing
+    is known of the processor the answer is no.
+    """
+    return bool({"avx512_bf16", "amx_bf16"} & flags())
+
+
+def use_onednn():
+    """Has TensorFlow compute with oneDNN where that is faster.
+
+    By itself it does on newer processors only; with AVX2 alone everything
+    takes about twice as long. Nothing changes where the person has set
+    `TF_ENABLE_ONEDNN_OPTS`, on other systems, and on Keras's other backends.
+    Where TensorFlow has been loaded it is too late, which a warning says.
+    """
+    variable = "TF_ENABLE_ONEDNN_OPTS"
+    if (
+        variable in os.environ
+        or "avx2" not in flags()
+        or _ONEDNN_BY_DEFAULT & flags()
+        or _backend() != "tensorflow"
+    ):
+        return
+    if "tensorflow" not in sys.modules:
+        os.environ[variable] = "1"
+        return
+    warnings.warn(
+        "TensorFlow must be loaded with oneDNN on to be fast on this "
+        f"processor. Received: {instruction_set()}, and oneDNN off. Set "
+        f"{variable}=1 before Python starts, or import keras_resnext before "
+        "keras and tensorflow.",
+        stacklevel=3,
+    )
+
+
+def _backend():
+    """Returns Keras's backend, without loading Keras."""
+    keras = sys.modules.get("keras")
+    if keras is not None:
+        return keras.backend.backend()
+    return os.environ.get("KERAS_BACKEND", "tensorflow")
