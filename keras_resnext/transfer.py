@@ -77,8 +77,9 @@ def replace_input(model, channels):
     magnitude. The channels should be normalised as RGB was.
 
     Args:
-        model: Functional model whose first convolution is `conv1_conv`. For a
-            model around it, replace the input first and add the rest then.
+        model: Functional model made by this package: its first convolution
+            is `conv1_conv` or, of a deep stem, `conv1_1_conv`. For a model
+            around it, replace the input first and add the rest then.
         channels: Number of channels, a positive integer.
 
     Returns:
@@ -100,7 +101,7 @@ def replace_input(model, channels):
         "A grey image has 1.",
         channels=channels,
     )
-    conv = next((v for v in model.layers if v.name == "conv1_conv"), None)
+    conv = _first_convolution(model)
     require(
         conv is not None and conv.kernel.shape[2] == 3,
         "`model` must have a layer conv1_conv that takes RGB images",
@@ -137,11 +138,17 @@ def replace_input(model, channels):
     return new
 
 
+def _first_convolution(model):
+    """Returns the layer that takes the images, or `None`."""
+    layers = {layer.name: layer for layer in model.layers}
+    return layers.get("conv1_1_conv", layers.get("conv1_conv"))
+
+
 def _check_before(model, new, axis, channels):
     """Sends a grey image through what stands before both first kernels."""
     maps = []
     for net, count in ((model, 3), (new, channels)):
-        x = net.get_layer("conv1_conv").input
+        x = _first_convolution(net).input
         if any(x is y for y in net.inputs):
             return
         (images,) = (y for y in net.inputs if len(y.shape) == 4)

@@ -58,7 +58,8 @@ def load(args, resize=None, crop=None):
     model = construct(
         weights=None if random else args.weights,
         input_shape=(row.crop, row.crop, 3) if row else None,
-        classes=args.classes or architecture.classes,
+        classes=args.classes
+        or (architecture if random or file or not row else row).classes,
         accept_noncommercial=args.accept_noncommercial,
     )
     if random:

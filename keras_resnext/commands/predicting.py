@@ -126,13 +126,15 @@ def _names(args, outputs):
                 f"{args.labels}."
             )
         return names
-    file, _ = networks.find(args)
+    file, row = networks.find(args)
+    if row is not None and row.labels and len(row.labels) == outputs:
+        return row.labels
     if file is not None:
         names = networks.trained(file)[1]
         if names is not None and len(names) == outputs:
             return names
     known = file is None or args.checkpoint is not None or outputs == 1000
-    if not known:
+    if not known or outputs not in (10, 1000):
         return [f"class {i}" for i in range(outputs)]
     rows = preprocessing.decode_predictions(np.eye(outputs), top=1)
     return [name for ((_, name, _),) in rows]

@@ -115,7 +115,8 @@ def export(
             `keras_resnext.export.serving.save`. Also prepares `calibration`;
             without it, ImageNet's usual preprocessing does.
         labels: Names of the classes for `serving_bytes`. By default those of
-            ImageNet or CIFAR-10, if the model has as many outputs.
+            the checkpoint, ImageNet or CIFAR-10, if the model has as many
+            outputs.
         top: Number of classes that `serving_bytes` returns.
         calibration: Pictures that are like those to come: a folder, a list of
             paths, or an array of the model's inputs. `"int8"` needs them, a
@@ -325,7 +326,15 @@ def _classes(model, checkpoint, labels):
         "Leave it out to export features.",
         output_shape=shape,
     )
+    require(
+        row.crop_mode == "center",
+        "An artifact cuts the centre out of a picture",
+        "Pass `dataclasses.replace(checkpoint, crop_mode='center')`.",
+        crop_mode=row.crop_mode,
+    )
     classes = shape[1]
+    if labels is None and row.labels and classes == row.classes:
+        labels = row.labels
     if labels is None and classes in (10, 1000) and classes == row.classes:
         rows = preprocessing.decode_predictions(np.eye(classes), top=1)
         labels = [name for ((_, name, _),) in rows]
