@@ -1,0 +1,113 @@
+"""Draws the accuracy of every checkpoint against what it costs.
+
+    python scripts/accuracy.py docs/logs/accuracy.png
+
+The numbers are the registry's, those that `keras-resnext list` prints. GMACs
+are those of the picture's size in the test, not of 224 pixels. Needs
+matplotlib: `pip install ".[examples]"`.
+"""
+
+import argparse
+import pathlib
+
+from common import files, pictures
+from keras_resnext import registry
+
+_FAMILIES = ("resnet", "wide resnet", "resnext", "se", "se, anti-aliased")
+
+
+def points():
+    """Returns the best permissive checkpoint of each architecture and size.
+
+    Returns:
+        List of `(family, name, millions of parameters, GMACs, top-1 in %)`.
+    """
+    best = {}
+    for row in registry.CHECKPOINTS.values():
+        if row.classes == 1000 and row.commercial:
+            key = row.architecture, row.crop
+            if key not in best or row.top1 > best[key].top1:
+                best[key] = row
+    found = []
+    for row in best.values():
+        net = registry.ARCHITECTURES[row.architecture]
+        gmacs = net.gmacs * (row.crop / 224) ** 2
+        label = f"{net.constructor} {row.crop}"
+        found.append(
+            (family(net), label, net.num_params / 1e6, gmacs, row.top1)
+        )
+    return found
+
+
+def family(net):
+    """Returns the name of the networks that are alike."""
+    if net.anti_aliased:
+        return "se, anti-aliased"
+    if net.squeeze_excite:
+        return "se"
+    if net.groups > 1:
+        return "resnext"
+    return "wide resnet" if net.width_per_group > 64 else "resnet"
+
+
+def draw(path):
+    """Draws both charts into one PNG file."""
+    plt = pictures.pyplot()
+    figure, axes = plt.subplots(
+        1, 2, figsize=(13, 6), sharey=True, layout="constrained"
+    )
+    for axis, column, text in (
+        (axes[0], 3, "GMACs of a picture, at the test's size"),
+        (axes[1], 2, "parameters, millions"),
+    ):
+        for name in _FAMILIES:
+            group = [p for p in points() if p[0] == name]
+            axis.plot(
+                [p[column] for p in group],
+                [p[4] for p in group],
+                "o",
+                label=name,
+            )
+        for p in frontier(points(), column):
+            axis.annotate(
+                p[1],
+                (p[column], p[4]),
+                xytext=(-6, 3),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+            )
+        axis.set(xlabel=text, xscale="log")
+        axis.margins(x=0.3)
+        axis.set_xticks([2, 5, 10, 20, 50, 100], [2, 5, 10, 20, 50, 100])
+        axis.set_xticks([], minor=True)
+        axis.grid(alpha=0.3)
+    axes[0].set(ylabel="top-1 of ImageNet, %")
+    axes[0].legend(loc="lower right")
+    with files.replacing(path) as part:
+        figure.savefig(part, dpi=100)
+    plt.close(figure)
+
+
+def frontier(group, column):
+    """Returns the points than which no cheaper one is nearly as good."""
+    kept = []
+    for point in sorted(group, key=lambda p: (p[column], -p[4])):
+        if not kept or point[4] > kept[-1][4] + 0.5:
+            kept.append(point)
+    return kept
+
+
+def main():
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("path", type=pathlib.Path, help="PNG file to write")
+    path = parser.parse_args().path
+    draw(path)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
