@@ -94,7 +94,12 @@ def test_is_that_of_timm(name, size, tmp_path):
     from torch_reference import torch_resnext
 
     net = timm.create_model(name, num_classes=5).eval()
-    torch_resnext.randomise(net)
+    for key, value in torch_resnext.randomise(net).state_dict().items():
+        # Otherwise the values grow from block to block, and squeeze and
+        # excite makes of rounding what is left of them: timm's own logits
+        # would differ by 18 % from those that it computes in float64.
+        if key.endswith("bn3.weight"):
+            value.mul_(0.2)
     path = tmp_path / "net.pth"
     torch.save(net.state_dict(), path)
     x = images(*size)
