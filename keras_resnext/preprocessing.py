@@ -130,7 +130,7 @@ def decode_predictions(preds, top=5, labels=None):
         ValueError: If `preds` has no such shape, if `top` is below 1, or if
             `labels` are no list of names, one for each class.
     """
-    if isinstance(labels, str):
+    if isinstance(labels, str) and labels.startswith(hub.PREFIX):
         labels = eval_transform(labels).checkpoint.labels
     if top < 1:
         raise ValueError(
