@@ -44,7 +44,7 @@ from keras_resnext.commands import (
     random_weights,
 )
 from keras_resnext.export import artifact as module
-from keras_resnext.export import formats, serving, swap
+from keras_resnext.export import fastest, formats, serving, swap
 from keras_resnext.export.folding import fold
 from keras_resnext.preprocessing import eval_transform
 
@@ -373,6 +373,67 @@ def test_artifact_does_not_depend_on_the_machine(small, tmp_path, monkeypatch):
     assert operations[0] == operations[1]
     convolutions = [w for w in small.weights if "conv/kernel" in w.path]
     assert operations[0].count("Conv2D") == len(convolutions)
+
+
+# --- The fastest ---
+
+
+@pytest.mark.slow  # seven exports
+def test_the_fastest_is_kept_alone(small, tmp_path, capsys):
+    for package in (*PACKAGES.values(), "nncf"):
+        pytest.importorskip(package, reason="a runtime is missing")
+    out = tmp_path / "out"
+    options = dict(calibration=photographs(32), precision=["float32", "int8"])
+    options |= dict(checkpoint=row(32, 10), max_loss=30, batch=2)
+    report = export(small, out, "fastest", **options)
+    printed = capsys.readouterr().out
+    rows = [line.split("|") for line in printed.splitlines() if "|" in line]
+    times = [float(cells[4]) for cells in rows[2:]]
+    assert len(times) == 7, printed
+    assert min(times) == pytest.approx(report.latency, abs=0.06)
+    kept = {path for path in out.iterdir() if path.suffix != ".json"}
+    assert len(kept) == 1 and report.path.is_relative_to(kept.pop())
+    assert not list(out.glob(".*"))
+    code = printed.split("Kept:")[1].split("\n\n")[1]
+    images = photographs(32)
+    found = {"images": images}
+    exec(code, found)
+    gap = np.abs(np.asarray(found["outputs"]) - small(images)).max()
+    assert gap < (0.3 if report.precision == "int8" else 1e-4)
+
+
+def test_the_fastest_must_agree(small, tmp_path, monkeypatch):
+    """The quick one is wrong; another is kept, or none."""
+    kind = formats.FORMATS["onnx"]
+    wrong = dataclasses.replace(
+        kind,
+        load=lambda path: ("It", lambda x: np.eye(10)[np.zeros(len(x), int)]),
+    )
+    everything = {"onnx": wrong, "saved_model": formats.FORMATS["saved_model"]}
+    monkeypatch.setattr(fastest, "FORMATS", everything)
+    monkeypatch.setattr(module, "_compare", compare_nothing)
+    options = dict(calibration=photographs(32), precision="float32")
+    report = export(small, tmp_path, "fastest", **options)
+    assert report.path == tmp_path / "saved_model" / "1"
+    assert (tmp_path / "saved_model" / "batching_parameters.txt").exists()
+    del everything["saved_model"]
+    with pytest.raises(ValueError, match=r"must lose at most 0.5 %.*max_loss"):
+        export(small, tmp_path, "fastest", **options)
+    assert {path.name for path in tmp_path.iterdir()} == {"saved_model"}
+
+
+def compare_nothing(load, path, job, model, tolerance):
+    return dict(
+        runtime="It", max_difference=0.0, agreement=1.0, pictures=1, latency=1.0
+    )
+
+
+def test_labels_of_folders_count():
+    files = [pathlib.Path("p", name, "1.png") for name in ("dog", "cat")]
+    names = list("abcdefgh") + ["cat", "dog"]
+    assert fastest.labels_of("p", files, names).tolist() == [9, 8]
+    assert fastest.labels_of("p", files, names[:9]) is None
+    assert fastest.labels_of(np.zeros(2), (), names) is None
 
 
 # --- What an artifact says of itself ---
@@ -1158,6 +1219,9 @@ def text(tree):
             "int8 needs pictures .* Received: calibration=None. Pass a folder",
         ),
         ({"version": 0}, "`version` must be a positive integer"),
+        ({"format": "fastest", "batch": 0}, "`batch` must be a positive"),
+        ({"format": "fastest", "max_loss": -1}, "`max_loss` must be a perc"),
+        ({"format": "fastest", "precision": "int4"}, "`precision` must be so"),
         ({"top": 0}, "`top` must be a positive integer"),
         ({"labels": ["a"]}, "`labels` needs a `checkpoint`"),
         (

@@ -94,6 +94,18 @@ def _add_predict(parser):
         help="a file, or a folder of such, at any depth",
     )
     add_network(parser, "--network", default="resnext29")
+    add(
+        "--batch",
+        type=console.POSITIVE,
+        default=1,
+        help="pictures at once, for which `fastest` is the fastest",
+    )
+    add(
+        "--max-loss",
+        type=float,
+        default=0.5,
+        help="percent of the pictures of --calibration that `fastest` may lose",
+    )
     _add_labels(parser)
     add(
         "--top",
@@ -124,9 +136,10 @@ def _add_export(parser):
     add(
         "--format",
         nargs="+",
-        choices=[*FILES, "all"],
+        choices=[*FILES, "all", "fastest"],
         default=["saved_model"],
-        help="what to write",
+        help="what to write; `fastest` times all on this machine, prints a\n"
+        "table, and keeps the one",
     )
     add(
         "--precision",

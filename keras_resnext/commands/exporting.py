@@ -16,6 +16,8 @@ def run(args):
         OSError: If a file cannot be read or written.
         ImportError: If a format needs a package that is not installed.
     """
+    if "fastest" in args.format:
+        return run_fastest(args)
     pairs = artifacts(args.format, args.precision, args.calibration)
     labels = read_labels(args)
     model, checkpoint = networks.load(args)
@@ -34,6 +36,30 @@ def run(args):
         for format, precision in pairs
     ]
     print(f"\n{table(model.name, reports)}")
+
+
+def run_fastest(args):
+    """Writes the one artifact that is the fastest here."""
+    if len(args.format) > 1:
+        raise ValueError(
+            "`fastest` must be the only format, as it tries all. Received: "
+            f"--format {' '.join(args.format)}. Leave out the others."
+        )
+    allowed = None if args.precision == ["float32"] else args.precision
+    labels = read_labels(args)
+    model, checkpoint = networks.load(args)
+    export(
+        model,
+        args.out,
+        "fastest",
+        None if allowed and "all" in allowed else allowed,
+        checkpoint=checkpoint,
+        labels=labels,
+        top=args.top,
+        calibration=args.calibration,
+        batch=args.batch,
+        max_loss=args.max_loss,
+    )
 
 
 def read_labels(args):

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_resnext import copies, preprocessing, processor
 from keras_resnext.arguments import require
-from keras_resnext.export import serving
+from keras_resnext.export import fastest, serving
 from keras_resnext.export.folding import fold, output_names
 from keras_resnext.export.formats import FORMATS, PICTURES, Job
 from keras_resnext.export.swap import moved, writing
@@ -75,7 +75,7 @@ def export(
     model,
     path,
     format="saved_model",
-    precision="float32",
+    precision=None,
     *,
     checkpoint=None,
     labels=None,
@@ -84,6 +84,8 @@ def export(
     version=None,
     tolerance=None,
     max_pixels=preprocessing.MAX_PIXELS,
+    batch=1,
+    max_loss=0.5,
 ):
     """Writes a model for a runtime, and proves that it runs there.
 
@@ -105,11 +107,18 @@ def export(
         path: Where to write. `"saved_model"`: the servable's folder, of which
             `path/1/` is the first version. `"openvino"`: a folder, for
             `model.xml` and `model.bin`. Else a file. A file, or a folder
-            that OpenVINO wrote, is replaced.
-        format: `"saved_model"`, `"onnx"`, `"litert"` or `"openvino"`.
-        precision: `"float32"`; `"float16"`; `"bfloat16"`, for
+            that OpenVINO wrote, is replaced. `"fastest"`: a folder, in which
+            the kept one is `saved_model/`, `model.onnx`, `model.tflite` or
+            `openvino/`.
+        format: `"saved_model"`, `"onnx"`, `"litert"` or `"openvino"`; or
+            `"fastest"`, which writes what this machine can run, times all of
+            them in turns, prints a table, and keeps the fastest that agrees
+            with the model.
+        precision: `"float32"`, the default; `"float16"`; `"bfloat16"`, for
             `"saved_model"`; `"int8"`, for the others. Inputs have the model's
-            type; outputs are float32, or integers where the model's are.
+            type; outputs are float32, or integers where the model's are. For
+            `"fastest"`, a list of those allowed, by default float32, bfloat16
+            and, with `calibration`, int8.
         checkpoint: What `keras_resnext.eval_transform` takes. A SavedModel
             gets the signature `serving_bytes` with this preprocessing: see
             `keras_resnext.export.serving.save`. Also prepares `calibration`;
@@ -130,6 +139,11 @@ def export(
         max_pixels: Greatest number of pixels of a picture, for `serving_bytes`
             and `calibration`: see `keras_resnext.eval_transform`. While it is
             decoded, `serving_bytes` takes 6 bytes for each, of a GIF 9.
+        batch: For `"fastest"`, the number of pictures at once to time.
+        max_loss: For `"fastest"`, the percentage of the pictures of
+            `calibration` that may be lost: of those right, if they are in
+            folders with the classes' names; else of those whose best class
+            is the model's.
 
     Returns:
         A `Report`, which is printed, too.
@@ -141,14 +155,103 @@ def export(
         ImportError: If the format needs a package that is not installed.
         OSError: If `path` cannot be written.
     """
+    options = {
+        "checkpoint": checkpoint,
+        "labels": labels,
+        "top": top,
+        "calibration": calibration,
+        "tolerance": tolerance,
+        "max_pixels": max_pixels,
+    }
+    if format == "fastest":
+        return _fastest(model, path, precision, batch, max_loss, options)
+    options["version"] = version
+    report = _export(model, path, format, precision or "float32", **options)
+    print(report)
+    return report
+
+
+def _fastest(model, path, precisions, batch, max_loss, options):
+    """Chooses among all formats; the arguments are those of `export`."""
+    if isinstance(precisions, str):
+        precisions = [precisions]
+    precisions = list(precisions or fastest.PRECISIONS)
+    known = {p for kind in FORMATS.values() for p in kind.precisions}
+    require(
+        set(precisions) <= known,
+        f"`precision` must be some of {', '.join(sorted(known))} for fastest",
+        "Leave it out for the usual ones.",
+        precision=precisions,
+    )
+    require(
+        isinstance(batch, int) and batch > 0,
+        "`batch` must be a positive integer",
+        "Leave it out for 1.",
+        batch=batch,
+    )
+    require(
+        max_loss >= 0,
+        "`max_loss` must be a percentage, 0 or more",
+        "Leave it out for 0.5.",
+        max_loss=max_loss,
+    )
+    calibration = options["calibration"]
+    if calibration is None:
+        precisions = [p for p in precisions if p != "int8"]
+    _check_arguments(model, "saved_model", "float32", calibration, 1)
+    row, labels = _classes(model, options["checkpoint"], options["labels"])
+    side = _side(model, row)
+    transform = _transform(model, row, side, options["max_pixels"])
+    for name, place in fastest.FILES.items():
+        if name != "saved_model":  # gets a new version
+            _destination(pathlib.Path(path, place), name, None)
+    pictures = PICTURES if calibration is None else calibration
+    images, files, notes = _inputs(model, transform, pictures, side)
+    truth = fastest.labels_of(calibration, files, labels)
+    if calibration is not None:
+        options["calibration"] = images
+    print(*notes, sep="\n", end="")
+    expected = np.asarray(model.predict(images, batch_size=8, verbose=0))
+
+    def write(path, format, precision):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _export(model, path, format, precision, **options)
+
+    return fastest.choose(
+        write,
+        pathlib.Path(path),
+        images,
+        expected,
+        truth,
+        batch,
+        max_loss,
+        precisions,
+    )
+
+
+def _export(
+    model,
+    path,
+    format,
+    precision,
+    *,
+    checkpoint,
+    labels,
+    top,
+    calibration,
+    tolerance,
+    max_pixels,
+    version=None,
+):
+    """Writes and proves one artifact, and says nothing: see `export`."""
     kind = _check_arguments(model, format, precision, calibration, top)
     final = _destination(pathlib.Path(path), format, version)
     row, labels = _classes(model, checkpoint, labels)
     side = _side(model, row)
     transform = _transform(model, row, side, max_pixels)
-    samples, skipped = _inputs(model, transform, PICTURES, side)
+    samples, _, skipped = _inputs(model, transform, PICTURES, side)
     if calibration is not None:
-        calibration, skipped = _inputs(model, transform, calibration, side)
+        calibration, _, skipped = _inputs(model, transform, calibration, side)
         samples = np.concatenate([samples, calibration[:_COMPARED]])
     dtype = precision if format == "saved_model" else "float32"
     folded = fold(model, dtype)
@@ -187,9 +290,7 @@ def export(
     if final.is_file() and job.facts():
         with moved(final.with_name(serving.PREPROCESSING)) as part:
             _describe(job, part.parent)
-    report = Report(final, precision=precision, size=size, notes=notes, **facts)
-    print(report)
-    return report
+    return Report(final, precision=precision, size=size, notes=notes, **facts)
 
 
 def _check_arguments(model, format, precision, calibration, top):
@@ -387,12 +488,12 @@ def _transform(model, row, side, max_pixels):
 
 
 def _inputs(model, transform, pictures, side):
-    """Returns pictures as a batch of the model's inputs, and notes."""
+    """Returns a batch of the model's inputs, the pictures, and notes."""
     shape = tuple(n or side for n in model.inputs[0].shape[1:])
     *frames, height, width, channels = shape
-    notes = ()
+    files, notes = (), ()
     if not isinstance(pictures, np.ndarray):
-        made, notes = _transformed(transform, pictures)
+        made, files, notes = _transformed(transform, pictures)
         require(
             len(made) > 0,
             "`calibration` must be one picture or more",
@@ -413,26 +514,31 @@ def _inputs(model, transform, pictures, side):
     )
     if _takes_levels(model):
         pictures = np.rint(pictures)
-    return pictures.astype(model.inputs[0].dtype), notes
+    return pictures.astype(model.inputs[0].dtype), files, notes
 
 
 def _transformed(transform, pictures):
-    """Returns pictures' inputs, and a note of what else is in a folder."""
+    """Returns inputs, their pictures, and a note of what else was there."""
     if not isinstance(pictures, (str, os.PathLike)):
-        return [transform(picture) for picture in pictures], ()
-    made, skipped = [], []
+        return [transform(picture) for picture in pictures], pictures, ()
+    made, kept, skipped = [], [], []
     for path in sorted(pathlib.Path(pictures).rglob("*")):
         if path.is_file():
             try:
                 made.append(transform(path))
+                kept.append(path)
             except ValueError:  # a README.md, a .DS_Store
                 skipped.append(path.name)
     if not skipped:
-        return made, ()
+        return made, kept, ()
     names = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
-    return made, (
-        f"Skipped {len(skipped)} of {len(made) + len(skipped)} files in "
-        f"{pictures}, which are not pictures that can be decoded: {names}.",
+    return (
+        made,
+        kept,
+        (
+            f"Skipped {len(skipped)} of {len(made) + len(skipped)} files in "
+            f"{pictures}, which are not pictures that can be decoded: {names}.",
+        ),
     )
 
 
@@ -551,7 +657,7 @@ def _compare(load, path, job, model, tolerance):
 def _compare_bytes(path, job, model, transform, tolerance):
     """Compares `serving_bytes` with Pillow's pictures in the Keras model."""
     answer = serving.classify(path, [f.read_bytes() for f in PICTURES])
-    images, _ = _inputs(model, transform, PICTURES, job.side)
+    images, *_ = _inputs(model, transform, PICTURES, job.side)
     expected = model.predict(images, verbose=0)
     (expected,) = keras.tree.flatten(expected)
     best = -np.sort(-expected)[:, : job.top]

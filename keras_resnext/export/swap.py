@@ -43,6 +43,16 @@ def moved(final):
     A file is replaced at once. A folder cannot be: between its two renames
     the old one is missing, until `recover`, if the process is killed there.
     """
+    with hidden(final) as folder:
+        part = folder / final.name
+        yield part
+        with writing(final):
+            _replace(part, final, folder / "old")
+
+
+@contextlib.contextmanager
+def hidden(final):
+    """Yields a folder beside `final`, which is removed at the end."""
     with writing(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         # In turns: another export must not take a folder for abandoned
@@ -55,10 +65,7 @@ def moved(final):
             lock = contextlib.ExitStack()
             lock.enter_context(_locked(folder))
     try:
-        part = pathlib.Path(folder, final.name)
-        yield part
-        with writing(final):
-            _replace(part, final, pathlib.Path(folder, "old"))
+        yield pathlib.Path(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         lock.close()

@@ -1,0 +1,208 @@
+"""Finds the artifact that is the fastest on this machine."""
+
+import dataclasses
+import pathlib
+import shutil
+import statistics
+import time
+
+import numpy as np
+
+from keras_resnext.arguments import require
+from keras_resnext.export import swap
+from keras_resnext.export.formats import FORMATS
+from keras_resnext.preprocessing import decode_predictions
+
+# Sixteen bits are left out where they are only half the file: on CPUs
+# float16 is computed in float32.
+PRECISIONS = ("float32", "bfloat16", "int8")
+FILES = {
+    "saved_model": "saved_model",
+    "onnx": "model.onnx",
+    "litert": "model.tflite",
+    "openvino": "openvino",
+}
+_LOADING = {
+    "saved_model": """\
+import tensorflow as tf
+run = tf.saved_model.load("{path}").signatures["serving_default"]
+outputs = run(tf.constant(images))["outputs"].numpy()""",
+    "onnx": """\
+import onnxruntime
+session = onnxruntime.InferenceSession("{path}")
+outputs = session.run(None, {{"images": images}})[0]""",
+    "litert": """\
+from ai_edge_litert.interpreter import Interpreter
+run = Interpreter("{path}", num_threads=2).get_signature_runner()
+outputs = run(images=images)["outputs"]""",
+    "openvino": """\
+import openvino
+model = openvino.compile_model("{path}/model.xml", "CPU")
+outputs = model({{"images": images}})["outputs"]""",
+}
+_ROUNDS = 5
+_RUNS = 3  # in each round, after one that wakes the threads
+
+
+@dataclasses.dataclass
+class Candidate:
+    """An artifact that may be kept.
+
+    Attributes:
+        format: Of `keras_resnext.export.formats.FORMATS`.
+        precision: In which it computes.
+        report: What `keras_resnext.export.export` says of it, or `None`.
+        reason: Why there is none.
+        loss: Percent of the pictures that it gets wrong, more than the model.
+        times: Of a batch, in milliseconds.
+        run: Function from images to outputs.
+    """
+
+    format: str
+    precision: str
+    report: object = None
+    reason: str = ""
+    loss: float = 0.0
+    times: list[float] = dataclasses.field(default_factory=list)
+    run: object = None
+
+    @property
+    def time(self):
+        """Returns the median for one picture, in milliseconds."""
+        return statistics.median(self.times)
+
+
+def choose(write, path, images, expected, labels, batch, max_loss, precisions):
+    """Writes what this machine can run, and keeps the fastest.
+
+    Args:
+        write: Function of a path, a format and a precision, that exports and
+            returns a `Report`.
+        path: Folder for the artifact, `pathlib.Path`.
+        images: Inputs to measure, `(pictures, ...)`.
+        expected: What the model makes of them.
+        labels: Their true classes, or `None`: then the model's count.
+        batch: Number of pictures in a batch.
+        max_loss: Percent of the pictures that may be lost.
+        precisions: Those that are allowed.
+
+    Returns:
+        The report of the artifact that was kept.
+
+    Raises:
+        ValueError: If none agrees with the model.
+    """
+    truth = expected.argmax(-1) if labels is None else labels
+    best = np.mean(expected.argmax(-1) == truth)
+    candidates = [
+        Candidate(format, precision)
+        for format, kind in FORMATS.items()
+        for precision in kind.precisions
+        if precision in precisions
+    ]
+    with swap.hidden(path / "fastest") as folder:
+        for one in candidates:
+            place = folder / one.precision / FILES[one.format]
+            try:
+                one.report = write(place, one.format, one.precision)
+            except (ImportError, ValueError) as error:
+                one.reason = str(error)
+                continue
+            _, one.run = FORMATS[one.format].load(one.report.path)
+            parts = np.split(images, range(8, len(images), 8))
+            outputs = np.concatenate([one.run(part) for part in parts])
+            right = np.mean(outputs.argmax(-1) == truth)
+            one.loss = 100 * float(best - right)
+        able = [one for one in candidates if one.report is not None]
+        _measure(able, np.resize(images, (batch, *images.shape[1:])))
+        good = [one for one in able if one.loss <= max_loss]
+        require(
+            bool(good),
+            f"An artifact must lose at most {max_loss} % of the pictures",
+            "Allow more with `max_loss`, or more precisions.",
+            losses=[round(one.loss, 2) for one in able],
+        )
+        fastest = min(good, key=lambda one: one.time)
+        print(table(candidates, fastest, batch, labels is not None))
+        report = _keep(fastest, path)
+    lines = _LOADING[fastest.format].format(path=report.path)
+    print(f"\nKept: {report.path}\n\n{lines}")
+    return report
+
+
+def _measure(candidates, images):
+    """Times all in turns, so that what else the machine does hits all."""
+    for _ in range(_ROUNDS):
+        for one in candidates:
+            one.run(images)
+            for _ in range(_RUNS):
+                start = time.perf_counter()
+                one.run(images)
+                elapsed = time.perf_counter() - start
+                one.times.append(1000 * elapsed / len(images))
+
+
+def _keep(one, path):
+    """Moves an artifact, and what belongs to it, to its place."""
+    made = one.report.path
+    final = path / FILES[one.format]
+    beside = ()
+    if one.format == "saved_model":  # a new version: the old one may serve
+        taken = [int(p.name) for p in final.glob("*") if p.name.isdigit()]
+        final = final / str(max(taken, default=0) + 1)
+        beside = made.parent.glob("*.txt")
+    elif made.is_file():
+        beside = made.parent.glob("*.json")
+    with swap.moved(final) as part:
+        made.rename(part)
+    for file in beside:
+        with swap.moved(final.with_name(file.name)) as part:
+            shutil.copy(file, part)
+    return dataclasses.replace(one.report, path=final, latency=one.time)
+
+
+def table(candidates, fastest, batch, labelled):
+    """Returns what was measured as a table in Markdown."""
+    measure = "accuracy lost" if labelled else "best class differs"
+    lines = [
+        f"| engine | precision | MB | ms a picture, batch {batch} "
+        f"| {measure} |",
+        "|---|---|---:|---:|---:|",
+    ]
+    notes = []
+    for one in candidates:
+        if one.report is None:
+            notes.append(f"No {one.format}, {one.precision}: {one.reason}")
+            continue
+        cells = [one.report.runtime, one.precision]
+        if one is fastest:
+            cells = [f"**{cell}**" for cell in cells]
+        lines.append(
+            f"| {' | '.join(cells)} | {one.report.size / 1e6:.1f} "
+            f"| {one.time:.1f} | {one.loss:.2f} % |"
+        )
+    return "\n".join(lines + notes)
+
+
+def labels_of(folder, files, names):
+    """Returns the true classes of pictures in folders named after classes.
+
+    Args:
+        folder: Which holds the folders, or anything else.
+        files: The pictures in it.
+        names: Of the model's classes, or `None`.
+
+    Returns:
+        Indices, `(pictures,)`, or `None` where the folders do not say.
+    """
+    if not isinstance(folder, (str, pathlib.Path)) or not names:
+        return None
+    known = {name: i for i, name in enumerate(names)}
+    if len(names) in (10, 1000):
+        rows = decode_predictions(np.eye(len(names)), top=1)
+        ids = {wnid: i for i, ((wnid, _, _),) in enumerate(rows)}
+        known = ids | known
+    found = [file.parent.name for file in files]
+    if not all(name in known for name in found):
+        return None
+    return np.array([known[name] for name in found])
