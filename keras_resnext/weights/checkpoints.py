@@ -2,7 +2,6 @@
 
 import collections
 import io
-import itertools
 import json
 import math
 import pathlib
@@ -302,7 +301,7 @@ def _check_kind(names):
             "a zip file without weights, but with "
             + ", ".join(map(printable, names[:3])),
             "Save the model with `torch.save`, `model.save` or "
-            "`model.save_weights`.",
+            "`model.save_weights`, or unpack the file that has the weights.",
         )
 
 
@@ -426,9 +425,10 @@ def _check_storage(data, items, datasets):
     A damaged address makes a dataset of what are other numbers, or of the
     file's own structure; without an address it has zeros.
     """
-    used = _tables(data)
+    used = [(start, size, False) for start, size in _tables(data)]
     for item in items:
-        used += _header(data, h5py.h5o.get_info(item.id))
+        header = _header(data, h5py.h5o.get_info(item.id))
+        used += [(start, size, False) for start, size in header]
     for dataset in datasets:
         name = printable(dataset.name)
         _check_number(dataset)
@@ -447,17 +447,19 @@ def _check_storage(data, items, datasets):
             start = dataset.id.get_offset()
             if start is None or dataset.id.get_storage_size() != dataset.nbytes:
                 raise ValueError(f"{name} was never written, or not wholly")
-            used.append((start, dataset.nbytes))
+            used.append((start, dataset.nbytes, True))
     used.sort()
-    for (start, size), (next_start, _) in itertools.pairwise(used):
-        if start + size > next_start:
+    end = {True: 0, False: 0}  # of numbers, of tables
+    for start, size, is_numbers in used:
+        if start < max(end[True], end[False] if is_numbers else 0):
             raise ValueError("its datasets overlap each other, or the rest")
+        end[is_numbers] = max(end[is_numbers], start + size)
     # What libhdf5 has reserved and not used is zeros, away from all else.
-    starts = {len(data), *(start for start, _ in used)}
-    ends = {start + size for start, size in used}
-    for start, size in used:
+    starts = {len(data), *(start for start, _, _ in used)}
+    ends = {start + size for start, size, _ in used}
+    for start, size, is_numbers in used:
         alone = start not in ends and start + size not in starts
-        if alone and data.count(0, start, start + size) == size:
+        if is_numbers and alone and data.count(0, start, start + size) == size:
             raise ValueError("a dataset has no storage of its own")
     orders = {
         item.dtype.newbyteorder("=") == item.dtype
@@ -468,8 +470,9 @@ def _check_storage(data, items, datasets):
         raise ValueError("its datasets have different byte orders")
 
 
-# The specification that the names of sections below refer to.
+# The specification that the names of sections below refer to:
 # https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html
+_HEAP = b"GCOL\x01\0\0\0"
 
 
 def _tables(data):
@@ -482,18 +485,21 @@ def _tables(data):
     if data[8] < 2:
         leaf, internal = struct.unpack_from("<HH", data, 16)
     used = [(0, 96)]
-    tables = rb"TREE\x00|SNOD\x01\x00|HEAP\x00{4}|GCOL\x01\x00{3}"
-    for match in re.finditer(tables, data):
-        start, kind = match.start(), match[0][:4]
-        size = {b"TREE": 32 + 32 * internal, b"SNOD": 8 + 80 * leaf}.get(kind)
-        if size is None:
-            size = int.from_bytes(data[start + 8 : start + 16], "little")
-        if kind == b"HEAP":
-            address = int.from_bytes(data[start + 24 : start + 32], "little")
-            used.append((address, size))
-            size = 32
-        used.append((start, size))
+    used += [(at, 32 + 32 * internal) for at in _find(data, b"TREE\0")]
+    used += [(at, 8 + 80 * leaf) for at in _find(data, b"SNOD\1\0")]
+    for at in _find(data, b"HEAP\0\0\0\0"):
+        texts = struct.unpack("<QQQ", data[at + 8 : at + 32].ljust(24, b"\0"))
+        used += [(at, 32), (texts[2], texts[0])]
+    for at in _find(data, _HEAP):
+        used.append((at, int.from_bytes(data[at + 8 : at + 16], "little")))
     return used
+
+
+def _find(data, signature):
+    start = data.find(signature)
+    while start >= 0:
+        yield start
+        start = data.find(signature, start + 1)
 
 
 def _header(data, info):
@@ -525,8 +531,7 @@ def _check_heaps(data):
     """
     if (data[13:15] if data[8] < 2 else data[9:11]) != b"\x08\x08":
         raise ValueError("its offsets and lengths are not 8 bytes long")
-    signature = b"GCOL\x01\0\0\0"
-    start = data.find(signature)
+    start = data.find(_HEAP)
     while start >= 0:
         size = int.from_bytes(data[start + 8 : start + 16], "little")
         end = start + size
@@ -539,7 +544,7 @@ def _check_heaps(data):
             if not 16 <= step <= end - start:
                 raise ValueError("its texts are damaged")
             start += step
-        start = data.find(signature, start)
+        start = data.find(_HEAP, start)
 
 
 def _check_number(dataset):
