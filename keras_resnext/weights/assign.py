@@ -204,10 +204,16 @@ def _check(arrays, variables, model, stored):
         if received != facts[field]:
             faults.append(f"{field}: {received!r}, not {facts[field]!r}")
     if faults:
+        advice = _advice(stored.facts, facts)
+        if "predictions/kernel" in variables.keys() - arrays:
+            advice += (
+                " Without a classifier of PyTorch's or this package's name in "
+                "the file, pass `include_top=False`."
+            )
         raise ValueError(
             "The weights must match the network by name and shape and be "
             f"finite. Received: weights='{stored.path}' with {len(faults)} "
-            f"faults. {_advice(stored.facts, facts)} The faults are"
+            f"faults. {advice} The faults are"
             + f", the first {_LISTED} of them," * (len(faults) > _LISTED)
             + "\n"
             + "\n".join(faults[:_LISTED])
