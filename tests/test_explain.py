@@ -1,4 +1,4 @@
-"""Pictures of what was learnt, and the pyramid of the docs at work."""
+"""Pictures of what was learnt."""
 
 import base64
 import csv
@@ -269,50 +269,3 @@ def test_heat_maps():
         heat = np.maximum(heat, 0)
         heat /= heat.max((1, 2), keepdims=True)
         np.testing.assert_allclose(found, heat, atol=1e-4)
-
-
-def block_of(page, part):
-    """Returns the one block of Python on a page that has this part."""
-    text = (ROOT / "docs" / page).read_text("utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    (block,) = (b for b in blocks if part in b)
-    return block
-
-
-def test_pyramid_of_docs_trains():
-    block = block_of("detection.md", "transfer.features")
-    assert 'weights="imagenet"' in block
-    scope = {}
-    exec(block.replace('weights="imagenet"', "weights=None"), scope)
-    losses = scope["history"].history["loss"]
-    assert len(losses) == 2 and np.isfinite(losses).all()
-    assert losses[1] != losses[0]
-    assert scope["model"](scope["images"]).shape == (2, 64, 64, 2)
-
-
-def test_phases_of_docs_train():
-    block = block_of("finetune.md", "transfer.stage_rates")
-    network = 'ResNeXt50(weights="imagenet")'
-    assert network in block
-    block = block.replace(
-        network, "ResNeXt((1, 1, 1, 1), 2, input_shape=(64, 64, 3))"
-    )
-    first, second = block.split("# fit, then\n")
-    random = np.random.default_rng(0)
-    images = random.standard_normal((4, 64, 64, 3), dtype="float32")
-    scope = {"keras": keras, "keras_resnext": keras_resnext}
-
-    def trained(code):
-        """Returns the stages that a step changes."""
-        exec(code, scope)
-        model = scope["model"]
-        before = model.get_weights()
-        model.fit(images, np.arange(4), verbose=0)
-        return {
-            re.match(r"[a-z]+\d?", variable.path)[0]
-            for variable, old in zip(model.weights, before, strict=True)
-            if not np.array_equal(variable, old)
-        }
-
-    assert trained(first) == {"conv5", "predictions"}
-    assert trained(second) == {"conv3", "conv4", "conv5", "predictions"}
