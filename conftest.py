@@ -22,7 +22,15 @@ except ImportError:
 
 def _narrow(make, **options):
     """Makes what stands for ResNeXt-50: the same stages, of one block each."""
-    return make((1, 1, 1, 1), 2, 4, **(options | {"weights": None}))
+    import keras_resnext
+    from keras_resnext.commands import random_weights
+    from keras_resnext.export.formats import PICTURES
+
+    model = make((1, 1, 1, 1), 2, 4, **(options | {"weights": None}))
+    if options.get("include_top", True):
+        transform = keras_resnext.eval_transform("resnext50_32x4d")
+        random_weights.fill(model, transform(PICTURES))
+    return model
 
 
 def _setup(namespace):
