@@ -5,6 +5,9 @@ killed can go on in the middle of an epoch, with the batches that it would
 have seen. Making one has two parts: `Plan` reads, crops and augments single
 pictures with NumPy and Pillow, in threads; `finish` resizes, mixes and
 normalises whole batches with Keras, under TensorFlow in the graph of tf.data.
+
+Grain keeps such a place, too, but draws for each picture alone, which takes
+several times as long as to crop and mirror a batch of small arrays at once.
 """
 
 import collections
