@@ -128,5 +128,5 @@ def test_operations_of_the_model_itself(model, tmp_path):
         assert found == {
             "Conv2D+BiasAdd+Relu": 5,
             "Conv2D+BiasAdd": 6,
-            "Conv2D": 4 * 4,  # one for each group
+            "Conv2D": 2 * 1 + 2 * 2,  # 4 and 2 groups of 4 put together
         }
