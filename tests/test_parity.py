@@ -2,11 +2,21 @@
 
 import dataclasses
 import inspect
+import re
 
 import keras
 import numpy as np
 import pytest
-from reference import CLASSES, GOLDEN, draw, golden, images, sizes, structure
+from reference import (
+    CLASSES,
+    GOLDEN,
+    NARROW_GROUPS,
+    draw,
+    golden,
+    images,
+    sizes,
+    structure,
+)
 from safetensors.numpy import save_file
 
 import keras_resnext
@@ -27,7 +37,19 @@ def build(name, **options):
     return keras_resnext.ResNeXt(**(fields | options))
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+# Each switch and depth is in a cheaper network, too.
+DEEP = {name for name in NARROW_GROUPS if re.search("se.*[12]01", name)} - {
+    "seresnextaa101d_32x8d"
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] * (name in DEEP))
+        for name in ARCHITECTURES
+    ],
+)
 def network(request, tmp_path_factory):
     """Gives each architecture's name and our logits with the drawn weights."""
     path = tmp_path_factory.mktemp("weights") / "drawn.safetensors"
