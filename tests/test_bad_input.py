@@ -1,5 +1,6 @@
 """Bad input to every script: one sentence, and never a traceback."""
 
+import csv
 import errno
 import json
 import os
@@ -237,6 +238,30 @@ def test_ctrl_c_ends_the_step_and_keeps_the_state(small, monkeypatch, capsys):
     with np.load("run/state.npz") as file:
         about = json.loads(str(file["about"]))
     assert (about["epoch"], about["step"]) == (1, 1)
+    # Started again, it ends as if it had not been stopped.
+    monkeypatch.setattr(resume.Saver, "on_train_batch_end", end)
+    for out in ("run", "whole"):
+        sys.argv = ["train", *map(str, (*small, *more, "--out", out))]
+        train.main()
+    weights, rows = zip(
+        *(
+            (_bytes(f"{out}/weights.safetensors"), _losses(f"{out}/log.csv"))
+            for out in ("run", "whole")
+        ),
+        strict=True,
+    )
+    assert weights[0] == weights[1] and rows[0] == rows[1]
+    assert len(rows[0]) == 3
+
+
+def _bytes(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _losses(path):
+    with open(path, newline="") as file:
+        return [row["loss"] for row in csv.DictReader(file)]
 
 
 def test_features_are_computed_once_in_all_runs(small, monkeypatch):
