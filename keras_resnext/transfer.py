@@ -5,16 +5,20 @@ A stage is the prefix of its layers' names: `conv1` is the stem, `conv2` to
 """
 
 import functools
-import re
 
 import keras
 import numpy as np
 
-from keras_resnext import arguments, copies
+from keras_resnext import arguments, copies, nested
 from keras_resnext.arguments import require
 from keras_resnext.resnext import classifier
 
 _TOP = (keras.layers.Dense, keras.layers.Dropout)
+_ACTIVATIONS = (
+    keras.layers.Activation,
+    keras.layers.ReLU,
+    keras.layers.Softmax,
+)
 _POOLING = (
     keras.layers.GlobalAveragePooling2D,
     keras.layers.GlobalMaxPooling2D,
@@ -30,7 +34,9 @@ def replace_top(model, classes, dropout=0.0, activation="softmax"):
     Args:
         model: Functional or sequential model, also one loaded from `.keras`,
             that ends in feature maps, in global pooling, or in `Dense` and
-            `Dropout` layers, which are left out. Feature maps are averaged.
+            `Dropout` layers, which are left out, also where they are the end
+            of a model inside. Feature maps are averaged. Below
+            `TimeDistributed` each step is classified.
         classes: Number of classes.
         dropout: Share of the features that training drops before the
             classifier, 0 to below 1.
@@ -47,25 +53,71 @@ def replace_top(model, classes, dropout=0.0, activation="softmax"):
     """
     arguments.check_classes(classes)
     arguments.check_rate("dropout", dropout)
-    layers, x = list(model.layers), model.outputs[0]
-    while isinstance(layers[-1], _TOP):
-        x = layers.pop().input
-    end = layers[-1]
-    while isinstance(end, keras.Model):
-        end = end.layers[-1]
+    _check_graph(model)
+    x = _without_top(model.outputs[0])
+    end = _end(x)
     require(
         len(model.outputs) == 1
-        and (len(x.shape) == 4 or isinstance(end, _POOLING)),
+        and (
+            x is not model.outputs[0]
+            or len(x.shape) in (4, 5)
+            or isinstance(end, _POOLING)
+        ),
         "`model` must end in feature maps, global pooling or Dense layers",
         "Pass the network below, as in `replace_top(model.layers[0], 5)`.",
         last_layer=end.name,
     )
     if len(x.shape) == 4:
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    elif len(x.shape) == 5:
+        pool = keras.layers.GlobalAveragePooling2D()
+        x = keras.layers.TimeDistributed(pool, name="avg_pool")(x)
     if dropout:
         x = keras.layers.Dropout(dropout, name="predictions_drop")(x)
     x = classifier(x, classes, activation)
-    return keras.Model(model.inputs[0], x, name=model.name)
+    return keras.Model(copies.graph(model).input, x, name=model.name)
+
+
+def _without_top(x):
+    """Returns the tensor below the Dense and Dropout layers above it."""
+    node = nested.source(x)
+    if not node.input_tensors:
+        return x
+    below = node.input_tensors[0]
+    if _is_top(node.operation) or (
+        isinstance(node.operation, _ACTIVATIONS)
+        and _is_top(nested.source(below).operation)
+    ):
+        return _without_top(below)
+    body = nested.rewrap(node.operation, _body)
+    if body is None:
+        return x
+    return body(*node.arguments.args, **node.arguments.kwargs)
+
+
+def _body(model):
+    """Returns a model without its top, or None if it has none."""
+    x = _without_top(model.outputs[0])
+    if x is model.outputs[0]:
+        return None
+    return keras.Model(copies.graph(model).input, x, name=model.name)
+
+
+def _is_top(layer):
+    if isinstance(layer, keras.layers.TimeDistributed):
+        return _is_top(layer.layer)
+    if copies.has_graph(layer):
+        below = _without_top(layer.outputs[0])
+        return not nested.source(below).input_tensors
+    return isinstance(layer, _TOP)
+
+
+def _end(x):
+    """Returns the layer that a tensor comes from, of a model inside, too."""
+    layer = nested.source(x).operation
+    while isinstance(layer, keras.layers.TimeDistributed):
+        layer = layer.layer
+    return _end(layer.outputs[0]) if copies.has_graph(layer) else layer
 
 
 def replace_input(model, channels):
@@ -105,7 +157,8 @@ def replace_input(model, channels):
     require(
         conv is not None and conv.kernel.shape[2] == 3,
         "`model` must have a layer conv1_conv that takes RGB images",
-        "Pass the network itself, before anything is put around it.",
+        "Pass the network itself, before anything is put around it"
+        f"{_inside(model, 'conv1')}.",
         model=model.name,
     )
     axis = -1 if conv.data_format == "channels_last" else 1
@@ -194,7 +247,7 @@ def freeze(model, through="conv4"):
     Raises:
         ValueError: if the model has no such stage.
     """
-    stages = _stages(model)
+    stages = nested.stages(model)
     _check_stage(through, stages, "through")
     for stage, layers in stages.items():
         for layer in layers:
@@ -204,52 +257,92 @@ def freeze(model, through="conv4"):
 
 
 def unfreeze(model):
-    """Includes all layers in training again, those of models inside, too.
+    """Includes all layers in training again, wherever they are in the model.
 
-    Sets `trainable = True`; `compile` the model afterwards.
+    Sets `trainable = True`, also on what `freeze_statistics` has frozen;
+    `compile` the model afterwards.
 
     Args:
         model: Any model. Changed in place.
     """
-    # Not the model alone: on TensorFlow, one that was True before does not
-    # pass the value on to a frozen model inside.
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            unfreeze(layer)
-        layer.trainable = True
     model.trainable = True
+    # Keras passes it on, but not on all backends beyond a model or wrapper
+    # that was True before.
+    for layer in nested.sublayers(model):
+        layer.trainable = True
 
 
-def features(model, stages=("conv3", "conv4", "conv5")):
+def freeze_statistics(model):
+    """Excludes batch normalisation from training, wherever it is.
+
+    Its statistics, scales and offsets stay as they are, and are what it
+    normalises with in training as well; convolutions train on. This is what
+    detectors do, and what batches of few images want, whose own statistics
+    say little. As always in Keras, `compile` the model afterwards.
+
+    Args:
+        model: Any model. Changed in place; other layers stay as frozen as
+            they are.
+
+    Raises:
+        ValueError: if the model has no batch normalisation.
+    """
+    found = [
+        layer
+        for layer in nested.sublayers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    require(
+        found,
+        "`model` must have layers of `keras.layers.BatchNormalization`",
+        "Build it first, if it is made of layers that are not yet there.",
+        model=model.name,
+    )
+    for layer in found:
+        layer.trainable = False
+
+
+def features(model, stages=None):
     """Returns the network from the images to the last map of each stage.
 
     This is the pyramid for detection and segmentation. The layers are shared
     with `model`.
 
     Args:
-        model: Functional model made by this package, with or without a top,
-            also loaded from `.keras`. Of a model that has it inside, pass
-            that inner model.
-        stages: Names of stages, in any order.
+        model: Functional or sequential model made by this package, with or
+            without a top, also loaded from `.keras`, or one that has it
+            inside, also below `keras.layers.TimeDistributed`.
+        stages: Names of stages, in any order; by default the last three.
 
     Returns:
-        A functional `keras.Model` whose output is a dictionary from stage to
-        feature maps `(batch, height / s, width / s, channels)`, sizes rounded
-        up. With ImageNet's stem the stride s is 2 for `conv1`, then 4, 8, 16
-        and 32, but at most the network's `output_stride`.
+        A functional `keras.Model` with the inputs of `model` whose output is
+        a dictionary from stage to feature maps `(batch, height / s, width /
+        s, channels)`, sizes rounded up. With ImageNet's stem the stride s is
+        2 for `conv1`, then 4, 8, 16 and 32, but at most the network's
+        `output_stride`. Below `TimeDistributed` the maps are `(batch, steps,
+        height / s, ...)`. Of a network that `model` calls several times there
+        is a list of maps, one for each call.
 
     Raises:
-        ValueError: if the model has no such stage.
+        ValueError: if the model has no such stage, or has it inside of a
+            layer that is not made of Keras tensors.
     """
-    ends = {}
-    for layer in model.layers:
-        match = re.fullmatch(r"(conv\d+)_(relu|block\d+_out)", layer.name)
-        if match:
-            ends[match[1]] = layer  # the last block's, at the end
+    known = nested.stages(model)
+    if stages is None:
+        stages = list(known)[-3:]
     for stage in stages:
-        _check_stage(stage, ends, "stages")
-    outputs = {stage: ends[stage].output for stage in stages}
-    return keras.Model(model.inputs[0], outputs, name=f"{model.name}_features")
+        _check_stage(stage, known, "stages")
+    tapped = nested.tap(model, stages) if copies.has_graph(model) else None
+    maps = {} if tapped is None else tapped.output
+    for stage in stages:
+        require(
+            stage in maps,
+            "The stages must be in models made of Keras tensors",
+            f"Pass the network itself{_inside(model, stage)}.",
+            stages=stage,
+        )
+    maps = {k: v[0] if len(v) == 1 else v for k, v in maps.items()}
+    return keras.Model(tapped.input, maps, name=f"{model.name}_features")
 
 
 def stage_rates(model, optimizer, factors):
@@ -287,9 +380,7 @@ def stage_rates(model, optimizer, factors):
             f"Received: keras.__version__={keras.__version__!r}. Install "
             "Keras 3.15 or newer."
         )
-    stages = _stages(model)
-    optimizer = keras.optimizers.get(optimizer)
-    optimizers = {}
+    stages = nested.stages(model)
     for stage, factor in factors.items():
         _check_stage(stage, stages, "factors")
         require(
@@ -298,8 +389,19 @@ def stage_rates(model, optimizer, factors):
             "Use `freeze` for a stage that must not change.",
             factors=factors,
         )
-        path = rf"(.*/)?{stage}_[^/]*/[^/]*"  # of a variable, whole
-        optimizers[path] = _scaled(optimizer, factor)
+    optimizer = keras.optimizers.get(optimizer)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        # Keras wants it outside: one scale for the loss of all.
+        config = optimizer.get_config()
+        config["inner_optimizer"] = stage_rates(
+            model, optimizer.inner_optimizer, factors
+        )
+        return keras.optimizers.LossScaleOptimizer(**config)
+    # Of a variable, whole: the innermost stage in it is this one.
+    optimizers = {
+        rf"(.*/)?{stage}_[^/]*(/(?!conv\d+_)[^/]*)+": _scaled(optimizer, factor)
+        for stage, factor in factors.items()
+    }
     return keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(optimizer, optimizers)
     )
@@ -338,31 +440,39 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
 def _scaled(optimizer, factor):
     """Copies an optimizer with a learning rate times `factor`."""
     config = optimizer.get_config()
-    rate = config["learning_rate"]
+    rate = config.get("learning_rate")
     if isinstance(rate, dict):
-        schedule = keras.saving.deserialize_keras_object(rate)
-        rate = ScaledSchedule(schedule, factor)
-    else:
-        rate *= factor
+        # The object itself: a person's own class may not be registered.
+        rate = optimizer._learning_rate
+    schedule = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+    require(
+        schedule or isinstance(rate, (int, float, np.number)),
+        "`optimizer` must have one learning rate, a number or a Keras schedule",
+        "Pass the optimizer itself, as `keras.optimizers.Adam(1e-3)`; what "
+        "goes around it, put around what `stage_rates` returns.",
+        optimizer=type(optimizer).__name__,
+    )
+    rate = ScaledSchedule(rate, factor) if schedule else rate * factor
     return type(optimizer).from_config(config | {"learning_rate": rate})
 
 
-def _stages(model):
-    """Returns the layers of each stage, also those of models inside."""
-    stages = {}
-    for layer in _layers(model):
-        match = re.match(r"(conv\d+)_", layer.name)
-        if match:
-            stages.setdefault(match[1], []).append(layer)
-    return stages
+def _inside(model, stage):
+    """Returns where a stage is, as the end of a sentence."""
+    names = [
+        layer.name
+        for layer in nested.sublayers(model)
+        if isinstance(layer, keras.Model) and stage in nested.stages(layer)
+    ]
+    return f", which is the layer {names[-1]!r} in it" if names else ""
 
 
-def _layers(model):
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
-        else:
-            yield layer
+def _check_graph(model):
+    require(
+        copies.has_graph(model),
+        "`model` must be a functional or sequential model that is built",
+        "Pass the network inside, or give `keras.Sequential` a `keras.Input`.",
+        model=getattr(model, "name", model),
+    )
 
 
 def _check_stage(stage, stages, name):

@@ -157,12 +157,10 @@ def test_replace_top_refuses_another_end(shared):
     requirement = (
         "`model` must end in feature maps, global pooling or Dense layers"
     )
-    scaled = keras.Sequential([shared, keras.layers.Rescaling(2, name="twice")])
-    around = keras.Sequential([keras.Input((64, 64, 3)), shared])
-    for model, end in ((scaled, "twice"), (around, "predictions")):
-        with pytest.raises(ValueError) as caught:
-            replace_top(model, 5)
-        assert_refused(str(caught.value), requirement, f"last_layer='{end}'")
+    model = keras.Sequential([shared, keras.layers.Rescaling(2, name="twice")])
+    with pytest.raises(ValueError) as caught:
+        replace_top(model, 5)
+    assert_refused(str(caught.value), requirement, "last_layer='twice'")
 
 
 # Inputs

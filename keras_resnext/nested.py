@@ -1,0 +1,174 @@
+"""Looks into models: which stages are inside, and their feature maps.
+
+A stage is the prefix of its layers' names: `conv1` is the stem, `conv2` to
+`conv5` are ResNeXt-50's four stages of blocks. The network may be a layer of
+a model, inside a wrapper as `TimeDistributed`, or called several times.
+"""
+
+import re
+
+import keras
+
+from keras_resnext.copies import graph, has_graph
+
+_STAGE = re.compile(r"(conv\d+)_")
+_END = re.compile(r"(conv\d+)_(relu|block\d+_out)")
+
+
+def _children(layer):
+    # Public only for models, and there only what `call` of Keras's own needs:
+    # this one also knows what a person's layers hold in lists and dicts.
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def sublayers(layer):
+    """Yields each layer inside of a layer once, those around others first."""
+    seen, waiting = {id(layer)}, _children(layer)[::-1]
+    while waiting:
+        layer = waiting.pop()
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            yield layer
+            waiting += _children(layer)[::-1]
+
+
+def stages(model):
+    """Returns the layers of each stage, wherever they are in the model.
+
+    Returns:
+        Dictionary from a stage to its layers, `conv1` first. A layer belongs
+        to the innermost stage that it or a layer around it is named after.
+    """
+    found = {}
+
+    def collect(layer, stage):
+        match = _STAGE.match(layer.name)
+        stage = match[1] if match else stage
+        inside = {stage}.union(*(collect(v, stage) for v in _children(layer)))
+        if inside == {stage} and stage is not None:
+            found.setdefault(stage, {})[id(layer)] = layer
+        return inside
+
+    for layer in _children(model):
+        collect(layer, None)
+    ordered = sorted(found, key=lambda stage: int(stage[4:]))
+    return {stage: list(found[stage].values()) for stage in ordered}
+
+
+def source(x):
+    """Returns the call of a layer, Keras's node, that made a Keras tensor."""
+    return x._keras_history.operation._inbound_nodes[
+        x._keras_history.node_index
+    ]
+
+
+def _nodes(functional):
+    """Returns the calls of a functional model's layers, in their order."""
+    depths = functional._nodes_by_depth
+    return [node for depth in sorted(depths)[::-1] for node in depths[depth]]
+
+
+@keras.saving.register_keras_serializable("keras_resnext")
+class EachStep(keras.layers.TimeDistributed):
+    """Applies a layer to each step of sequences, all of them at once.
+
+    As `keras.layers.TimeDistributed`, but the layer's outputs may have any
+    structure.
+    """
+
+    def call(self, inputs, training=None):
+        """Takes `(batch, steps, ...)`, and returns such tensors."""
+        ops = keras.ops
+        sizes = ops.shape(inputs)
+        outputs = self.layer(
+            ops.reshape(inputs, (-1, *sizes[2:])), training=training
+        )
+        return keras.tree.map_structure(
+            lambda x: ops.reshape(x, (-1, sizes[1], *ops.shape(x)[1:])), outputs
+        )
+
+    def compute_output_spec(self, inputs, training=None):
+        """Returns Keras tensors of the outputs' shapes and types."""
+        batch, steps, *shape = inputs.shape
+        outputs = self.layer.compute_output_spec(
+            keras.KerasTensor((None, *shape), inputs.dtype)
+        )
+        return keras.tree.map_structure(
+            lambda x: keras.KerasTensor((batch, steps, *x.shape[1:]), x.dtype),
+            outputs,
+        )
+
+
+def rewrap(layer, change):
+    """Changes a model that is a layer, also below `TimeDistributed`.
+
+    Args:
+        layer: Any layer.
+        change: What returns another model, or `None` for none.
+
+    Returns:
+        The other layer, or `None`.
+    """
+    if isinstance(layer, keras.layers.TimeDistributed):
+        inner = rewrap(layer.layer, change)
+        return inner and EachStep(inner, name=layer.name)
+    return change(layer) if has_graph(layer) else None
+
+
+def tap(model, chosen=None, outputs=False):
+    """Opens a model at the last feature maps of its stages.
+
+    The layers are shared with `model`.
+
+    Args:
+        model: Functional or sequential model. Stages may be in models and
+            `TimeDistributed` layers inside.
+        chosen: Names of stages; all by default.
+        outputs: Whether to return the model's outputs, too, computed from
+            these very maps.
+
+    Returns:
+        A functional `keras.Model` from the inputs of `model` to a dictionary:
+        from a stage to a list of its maps, one for each call of the network;
+        if asked for, in a tuple before the outputs. `None` if the graph has
+        no such stage.
+    """
+    network = graph(model)
+    opened = {
+        id(layer): rewrap(layer, lambda inner: tap(inner, chosen, outputs))
+        for layer in network.layers
+    }
+    direct, nested, new = {}, {}, {}  # `new`: what replaces a tensor
+
+    def renew(x):
+        return new.get(id(x), x)
+
+    for node in _nodes(network):
+        layer, results = node.operation, node.outputs
+        args, kwargs = node.arguments.convert(renew)
+        if opened.get(id(layer)) is not None:
+            maps = opened[id(layer)](*args, **kwargs)
+            if outputs:
+                maps, results = maps
+            for stage, found in maps.items():
+                nested.setdefault(stage, []).extend(found)
+        elif any(id(x) in new for x in node.input_tensors):
+            results = layer(*args, **kwargs)
+        results = keras.tree.flatten(results)
+        for old, result in zip(node.outputs, results, strict=True):
+            if result is not old:
+                new[id(old)] = result
+        match = _END.fullmatch(layer.name)
+        if match and (chosen is None or match[1] in chosen):
+            # Only of the last block, which comes last.
+            if direct.get(match[1], [None])[0] is not layer:
+                direct[match[1]] = [layer]
+            direct[match[1]] += results
+    maps = {stage: found[1:] for stage, found in direct.items()}
+    for stage, found in nested.items():
+        maps.setdefault(stage, []).extend(found)
+    if not maps:
+        return None
+    if outputs:
+        maps = maps, keras.tree.map_structure(renew, network.output)
+    return keras.Model(network.input, maps, name=model.name)
