@@ -62,6 +62,14 @@ def source(x):
     ]
 
 
+def end(x):
+    """Returns the layer that a Keras tensor comes from, the innermost one."""
+    layer = source(x).operation
+    while isinstance(layer, keras.layers.TimeDistributed):
+        layer = layer.layer
+    return end(layer.outputs[0]) if has_graph(layer) else layer
+
+
 def _nodes(functional):
     """Returns the calls of a functional model's layers, in their order."""
     depths = functional._nodes_by_depth
@@ -76,42 +84,54 @@ class EachStep(keras.layers.TimeDistributed):
     structure.
     """
 
-    def call(self, inputs, training=None):
+    def call(self, inputs, training=None, mask=None):
         """Takes `(batch, steps, ...)`, and returns such tensors."""
         ops = keras.ops
         sizes = ops.shape(inputs)
         outputs = self.layer(
             ops.reshape(inputs, (-1, *sizes[2:])), training=training
         )
-        return keras.tree.map_structure(
+        return self._split(
             lambda x: ops.reshape(x, (-1, sizes[1], *ops.shape(x)[1:])), outputs
         )
 
-    def compute_output_spec(self, inputs, training=None):
+    def compute_output_spec(self, inputs, training=None, mask=None):
         """Returns Keras tensors of the outputs' shapes and types."""
         batch, steps, *shape = inputs.shape
         outputs = self.layer.compute_output_spec(
             keras.KerasTensor((None, *shape), inputs.dtype)
         )
-        return keras.tree.map_structure(
+        return self._split(
             lambda x: keras.KerasTensor((batch, steps, *x.shape[1:]), x.dtype),
             outputs,
         )
 
+    def _split(self, split, outputs):
+        return keras.tree.map_structure(split, outputs)
 
-def rewrap(layer, change):
+
+class _TappedSteps(EachStep):
+    """Leaves the maps in one batch: only of those are the outputs made."""
+
+    def _split(self, split, outputs):
+        maps, outputs = outputs
+        return maps, super()._split(split, outputs)
+
+
+def rewrap(layer, change, each=EachStep):
     """Changes a model that is a layer, also below `TimeDistributed`.
 
     Args:
         layer: Any layer.
         change: What returns another model, or `None` for none.
+        each: What takes the place of `TimeDistributed`.
 
     Returns:
         The other layer, or `None`.
     """
     if isinstance(layer, keras.layers.TimeDistributed):
-        inner = rewrap(layer.layer, change)
-        return inner and EachStep(inner, name=layer.name)
+        inner = rewrap(layer.layer, change, each)
+        return inner and each(inner, name=layer.name)
     return change(layer) if has_graph(layer) else None
 
 
@@ -125,7 +145,8 @@ def tap(model, chosen=None, outputs=False):
             `TimeDistributed` layers inside.
         chosen: Names of stages; all by default.
         outputs: Whether to return the model's outputs, too, computed from
-            these very maps.
+            these very maps. Those below `TimeDistributed` are in one batch
+            then, step after step.
 
     Returns:
         A functional `keras.Model` from the inputs of `model` to a dictionary:
@@ -134,8 +155,11 @@ def tap(model, chosen=None, outputs=False):
         no such stage.
     """
     network = graph(model)
+    each = _TappedSteps if outputs else EachStep
     opened = {
-        id(layer): rewrap(layer, lambda inner: tap(inner, chosen, outputs))
+        id(layer): rewrap(
+            layer, lambda inner: tap(inner, chosen, outputs), each
+        )
         for layer in network.layers
     }
     direct, nested, new = {}, {}, {}  # `new`: what replaces a tensor

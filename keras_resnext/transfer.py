@@ -55,7 +55,7 @@ def replace_top(model, classes, dropout=0.0, activation="softmax"):
     arguments.check_rate("dropout", dropout)
     _check_graph(model)
     x = _without_top(model.outputs[0])
-    end = _end(x)
+    end = nested.end(x)
     require(
         len(model.outputs) == 1
         and (
@@ -110,14 +110,6 @@ def _is_top(layer):
         below = _without_top(layer.outputs[0])
         return not nested.source(below).input_tensors
     return isinstance(layer, _TOP)
-
-
-def _end(x):
-    """Returns the layer that a tensor comes from, of a model inside, too."""
-    layer = nested.source(x).operation
-    while isinstance(layer, keras.layers.TimeDistributed):
-        layer = layer.layer
-    return _end(layer.outputs[0]) if copies.has_graph(layer) else layer
 
 
 def replace_input(model, channels):

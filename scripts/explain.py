@@ -22,16 +22,13 @@ all predictions, the least probable truths first.
 
 import base64
 import collections
-import contextlib
 import csv
 import dataclasses
 import html
 import io
 import os
 import pathlib
-import re
 import sys
-from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -43,6 +40,7 @@ import numpy as np
 
 import evaluate
 from common import data, files, pictures
+from common.grad_cam import activation, grad_cam
 from keras_resnext.commands import arguments, console, networks
 from training import report
 
@@ -120,11 +118,6 @@ def load_model(args):
     return model, keras_resnext.eval_transform(row)
 
 
-def activation(model):
-    """Returns the activation at the end of a network."""
-    return getattr(model.layers[-1], "activation", keras.activations.linear)
-
-
 def predict(model, images, transform, args):
     """Returns probabilities, `(n, classes)`, and the pictures' indices."""
     scores, kept = networks.predict(
@@ -133,73 +126,6 @@ def predict(model, images, transform, args):
     if activation(model) is keras.activations.linear:
         scores = keras.ops.convert_to_numpy(keras.ops.softmax(scores))
     return scores, kept
-
-
-def last_features(model):
-    """Returns the layer of the last feature maps, of a model inside, too."""
-    found = None
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            layer = last_features(layer)
-        if layer and re.fullmatch(r"conv\d+_block\d+_out", layer.name):
-            found = layer
-    return found
-
-
-def grad_cam(model, images, classes):
-    """Computes which places in the pictures speak for a class.
-
-    Channels of the last feature maps are added up, weighted with the mean
-    gradient of the class's score before the softmax; what speaks against it
-    is left out.
-
-    Args:
-        model: Network made by this package, or one that has it inside.
-        images: Normalised pictures, `(n, height, width, 3)`.
-        classes: A class for each, integers `(n,)`.
-
-    Returns:
-        Heat maps in 0..1, `(n, rows, columns)`.
-
-    Raises:
-        ValueError: If the network has no such feature maps.
-
-    Source: Selvaraju et al., https://arxiv.org/abs/1610.02391.
-    """
-    import tensorflow as tf
-
-    layer = last_features(model)
-    if layer is None:
-        raise ValueError(
-            "The network must have feature maps as conv4_block3_out. "
-            f"Received: {model.name} without any. Pass a network made by "
-            "this package."
-        )
-    call, maps = layer.call, []
-
-    def watched(x):
-        maps.append(call(x))
-        tape.watch(maps[0])
-        return maps[0]
-
-    with contextlib.ExitStack() as stack:
-        tape = tf.GradientTape(watch_accessed_variables=False)
-        stack.enter_context(tape)
-        # A network that is one layer of the model has its maps in another
-        # graph: no `keras.Model` leads from the model's inputs to them.
-        stack.enter_context(mock.patch.object(layer, "call", watched))
-        linear = keras.activations.linear
-        if activation(model) is not linear:
-            stack.enter_context(
-                mock.patch.object(model.layers[-1], "activation", linear)
-            )
-        scores = model(images, training=False)
-        chosen = tf.gather(scores, classes, batch_dims=1)
-    weights = tf.reduce_mean(tape.gradient(chosen, maps[0]), (1, 2), True)
-    heat = tf.reduce_sum(weights * maps[0], -1)
-    heat = tf.cast(tf.nn.relu(heat), "float32").numpy()
-    most = heat.max((1, 2), keepdims=True)
-    return heat / np.maximum(most, np.finfo("float32").tiny)
 
 
 def pages(labels, scores, count):

@@ -243,29 +243,99 @@ def test_pages_of_a_checkpoint(folder, tmp_path, monkeypatch, capsys):
     assert f"{right:.2%} of the test pictures" in capsys.readouterr().out
 
 
-def test_heat_maps():
+def _sequential(base, top):
+    flip = keras.layers.RandomFlip("horizontal")
+    return keras.Sequential([keras.Input((16, 16, 3)), flip, base, top])
+
+
+def _siamese(base, top):
+    a, b = keras.Input((16, 16, 3)), keras.Input((16, 16, 3))
+    return keras.Model([a, b], top(keras.layers.Add()([base(a), base(b)])))
+
+
+def _frames(base, top):
+    x = keras.Input((2, 16, 16, 3))
+    y = keras.layers.TimeDistributed(base)(x)
+    y = keras.layers.GlobalAveragePooling1D()(y)
+    return keras.Model(x, top(y))
+
+
+def _ending(*layers):
+    return lambda base, top: keras.Sequential([base, top, *layers])
+
+
+HEADS = {
+    "sequential": _sequential,
+    "one graph": lambda base, top: keras.Model(
+        base.inputs[0], top(base.output)
+    ),
+    "siamese": _siamese,
+    "frames": _frames,
+    "softmax apart": _ending(keras.layers.Softmax()),
+    "activation apart": _ending(keras.layers.Activation("softmax")),
+    "a head of its own": lambda base, top: keras.Sequential(
+        [base, keras.Sequential([keras.Input((512,)), top])]
+    ),
+    "bytes": lambda base, top: keras.Sequential(
+        [keras.Input((16, 16, 3), dtype="uint8"), base, top]
+    ),
+}
+
+
+@pytest.mark.parametrize("form", HEADS)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_heat_maps(form, frozen):
     import explain as script
 
     # Pooling and one dense layer: the gradient is known without a tape.
     base = keras_resnext.ResNeXt(
         (1, 1), 2, 4, include_top=False, stem="cifar", pooling="avg"
     )
-    top = keras.layers.Dense(3, "softmax")
+    apart = form.endswith("apart")
+    top = keras.layers.Dense(3, None if apart else "softmax")
     random = np.random.default_rng(0)
     top.build((None, 512))
     # Something speaks for each class, and something against it.
     top.kernel.assign(random.uniform(-0.8, 1, (512, 3)))
-    x = random.standard_normal((3, 16, 16, 3), "float32")
-    classes = np.array([2, 0, 1])
-    for network in (
-        keras.Sequential([base, top]),
-        keras.Model(base.inputs[0], top(base.output)),
-    ):
+    network = HEADS[form](base, top)
+    network.trainable = not frozen
+    x = random.standard_normal((6, 16, 16, 3), "float32")
+    if form == "bytes":
+        x = random.integers(0, 256, x.shape, "uint8")
+    classes = np.array([2, 0, 1, 1, 2, 0])
+    expected = _expected(base, top, x, classes)
+    activations = [network.layers[-1].__dict__.get("activation")]
+    if form == "siamese":
+        found = script.grad_cam(network, [x, x[::-1]], classes)
+        expected = [expected, _expected(base, top, x[::-1], classes)]
+    elif form == "frames":
+        clips = x.reshape(3, 2, 16, 16, 3)
+        found = script.grad_cam(network, clips, classes[:3])
+        heat = [
+            _expected(base, top, clips[:, i], classes[:3]) for i in range(2)
+        ]
+        expected = np.stack(heat, 1)
+    else:
         found = script.grad_cam(network, x, classes)
-        assert network.layers[-1].activation is keras.activations.softmax
-        maps = keras_resnext.transfer.features(base, ["conv3"])(x)["conv3"]
-        kernel = keras.ops.convert_to_numpy(top.kernel)
-        heat = np.einsum("nhwc,cn->nhw", np.asarray(maps), kernel[:, classes])
-        heat = np.maximum(heat, 0)
-        heat /= heat.max((1, 2), keepdims=True)
-        np.testing.assert_allclose(found, heat, atol=1e-4)
+    for one, right in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, right, atol=1e-4)
+    # The network is as it was.
+    assert script.activation(network) is keras.activations.softmax
+    assert activations == [network.layers[-1].__dict__.get("activation")]
+
+
+def _expected(base, top, x, classes):
+    """Returns heat maps by the definition, of a linear head."""
+    maps = keras_resnext.transfer.features(base, ["conv3"])(x)["conv3"]
+    kernel = keras.ops.convert_to_numpy(top.kernel)
+    heat = np.einsum("nhwc,cn->nhw", np.asarray(maps), kernel[:, classes])
+    heat = np.maximum(heat, 0)
+    return heat / heat.max((1, 2), keepdims=True)
+
+
+def test_heat_maps_need_feature_maps():
+    import explain as script
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"must have feature maps .* without"):
+        script.grad_cam(model, np.zeros((1, 4)), [0])
