@@ -62,6 +62,19 @@ def source(x):
     ]
 
 
+def level(x):
+    """Returns how often the images are halved on the way to feature maps."""
+    stride = 1
+    while (node := source(x)).input_tensors:
+        layer = node.operation
+        if has_graph(layer):
+            output = layer.outputs[x._keras_history.tensor_index]
+            stride *= 2 ** level(output)
+        stride *= getattr(layer, "strides", (1,))[0]
+        x = node.input_tensors[0]
+    return stride.bit_length() - 1
+
+
 def end(x):
     """Returns the layer that a Keras tensor comes from, the innermost one."""
     layer = source(x).operation

@@ -307,13 +307,13 @@ def features(model, stages=None):
         stages: Names of stages, in any order; by default the last three.
 
     Returns:
-        A functional `keras.Model` with the inputs of `model` whose output is
-        a dictionary from stage to feature maps `(batch, height / s, width /
-        s, channels)`, sizes rounded up. With ImageNet's stem the stride s is
-        2 for `conv1`, then 4, 8, 16 and 32, but at most the network's
-        `output_stride`. Below `TimeDistributed` the maps are `(batch, steps,
-        height / s, ...)`. Of a network that `model` calls several times there
-        is a list of maps, one for each call.
+        A `Pyramid`: a functional `keras.Model` with the inputs of `model`
+        whose output is a dictionary from stage to feature maps `(batch,
+        height / s, width / s, channels)`, sizes rounded up. With ImageNet's
+        stem the stride s is 2 for `conv1`, then 4, 8, 16 and 32, but at most
+        the network's `output_stride`. Below `TimeDistributed` the maps are
+        `(batch, steps, height / s, ...)`. Of a network that `model` calls
+        several times there is a list of maps, one for each call.
 
     Raises:
         ValueError: if the model has no such stage, or has it inside of a
@@ -321,7 +321,13 @@ def features(model, stages=None):
     """
     known = nested.stages(model)
     if stages is None:
-        stages = list(known)[-3:]
+        stages = list(known)[-3:] or ["conv1"]
+    require(
+        len(stages) > 0,
+        "`stages` must name one at least",
+        "Leave it out for the last three.",
+        stages=stages,
+    )
     for stage in stages:
         _check_stage(stage, known, "stages")
     tapped = nested.tap(model, stages) if copies.has_graph(model) else None
@@ -334,7 +340,42 @@ def features(model, stages=None):
             stages=stage,
         )
     maps = {k: v[0] if len(v) == 1 else v for k, v in maps.items()}
-    return keras.Model(tapped.input, maps, name=f"{model.name}_features")
+    return Pyramid(tapped.input, maps, name=f"{model.name}_features")
+
+
+@keras.saving.register_keras_serializable("keras_resnext")
+class Pyramid(keras.Model):
+    """A functional model from images to feature maps, also for KerasHub."""
+
+    @functools.cached_property
+    def pyramid_outputs(self):
+        """The maps that KerasHub's detectors and segmenters build on.
+
+        A dictionary of Keras tensors: `"P2"` is `2**2` times smaller than the
+        images, and so on. It holds the last map of each size, from the first
+        blocks on, up to the deepest stage that this model has. Levels that
+        the network's `output_stride` leaves out, as `"P5"` with 16, are every
+        second pixel of the level before.
+
+        Raises:
+            ValueError: if the network is called several times.
+        """
+        maps, levels = nested.tap(self).output, {}
+        stages = sorted(set(maps) - {"conv1"}, key=lambda stage: int(stage[4:]))
+        for stage in stages:
+            require(
+                len(maps[stage]) == 1,
+                "A pyramid for KerasHub must be of one network, called once",
+                "Pass the network itself to `features`.",
+                calls=len(maps[stage]),
+            )
+            (x,) = maps[stage]
+            reached, deepest = nested.level(x), int(stage[4:])
+            levels[f"P{reached}"] = x
+        while stages and reached < deepest:
+            reached, x = reached + 1, keras.layers.MaxPooling2D(1, 2)(x)
+            levels[f"P{reached}"] = x
+        return levels
 
 
 def stage_rates(model, optimizer, factors):

@@ -468,7 +468,7 @@ def test_replace_top_that_is_inside():
         ],
         "a head that pools": [
             keras.Model(base.input, base.get_layer("conv3_block1_out").output),
-            keras.Sequential([keras.layers.GlobalAveragePooling2D(), head()]),
+            keras.Sequential([keras.layers.GlobalAveragePooling2D(2), head()]),
         ],
         "an activation apart": [backbone_of(base), keras.layers.Dense(3), end],
     }
@@ -543,3 +543,47 @@ def test_replace_input_leaves_what_is_compiled(loss, trained):
 def test_replace_input_says_where_the_network_is():
     with pytest.raises(ValueError, match="which is the layer 'base' in it"):
         replace_input(sequential(backbone()), 1)
+
+
+# KerasHub's view of a pyramid; with KerasHub itself: test_keras_hub.py
+
+
+@pytest.mark.parametrize("output_stride", [None, 16, 8])
+def test_levels_are_powers_of_two(output_stride, tmp_path):
+    net = keras_resnext.ResNeXt(
+        (1, 1, 1, 1), 2, 4, include_top=False, output_stride=output_stride
+    )
+    pyramid = features(net)
+    pyramid.save(tmp_path / "pyramid.keras")
+    x = images(64, 96)
+    maps = pyramid(x)
+    for other in (pyramid, keras.models.load_model(tmp_path / "pyramid.keras")):
+        levels = other.pyramid_outputs
+        found = keras.Model(other.inputs, levels)(x)
+        assert {k: tuple(v.shape[1:3]) for k, v in found.items()} == {
+            f"P{n}": (64 // 2**n, 96 // 2**n) for n in (2, 3, 4, 5)
+        }
+        deepest = {None: "P5", 16: "P4", 8: "P3"}[output_stride]
+        assert_close(found[deepest], maps["conv5"])
+
+
+def test_levels_of_a_network_inside_of_a_model():
+    net = keras_resnext.ResNeXt((1, 1, 1), 2, 4, include_top=False)
+    layers = [keras.Input((64, 64, 3)), keras.layers.AveragePooling2D(2), net]
+    levels = features(keras.Sequential(layers)).pyramid_outputs
+    assert {k: v.shape[1] for k, v in levels.items()} == {
+        "P3": 8,
+        "P4": 4,
+        "P5": 2,
+    }
+    assert features(net, ["conv1"]).pyramid_outputs == {}
+
+
+def test_levels_need_one_call():
+    with pytest.raises(ValueError) as caught:
+        features(siamese(backbone())).pyramid_outputs  # noqa: B018
+    assert_refused(
+        str(caught.value),
+        "A pyramid for KerasHub must be of one network, called once",
+        "calls=2",
+    )
