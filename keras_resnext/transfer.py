@@ -384,15 +384,20 @@ def stage_rates(model, optimizer, factors):
         optimizer = stage_rates(model, "adam", {"conv4": 0.1, "conv5": 0.3})
 
     Keras's `MultiOptimizer` does it, with a copy of the optimizer for each
-    stage; it is saved with the model in `.keras`. Its limits: it has no
-    `learning_rate`, so that callbacks cannot change it (give the optimizer a
+    stage; it is saved with the model in `.keras`. Callbacks as
+    `LearningRateScheduler` and `ReduceLROnPlateau` change the rate of each
+    copy in turn: a function of the epoch and the rate so far keeps the
+    factors, one of the epoch alone gives all the same rate. Its limits: it
+    has no `learning_rate` of its own, and below a `LossScaleOptimizer`, as
+    with `mixed_float16`, these callbacks fail (give the optimizer a
     schedule); norms of gradients are clipped stage by stage; and what is
     excluded from weight decay must be excluded in each of its `optimizers`.
 
     Args:
         model: Model made by this package, or one that has it inside.
         optimizer: Keras optimizer, not used before, or its name, for all that
-            has no factor.
+            has no factor. It has one learning rate, or a schedule; a
+            `LossScaleOptimizer` goes around what is made of the one inside.
         factors: Dictionary from a stage to what its learning rate, and its
             weight decay, is multiplied with.
 
@@ -400,8 +405,8 @@ def stage_rates(model, optimizer, factors):
         The optimizer to compile `model` with.
 
     Raises:
-        ValueError: if the model has no such stage, or a factor is not
-            positive.
+        ValueError: if the model has no such stage, a factor is not positive,
+            or the optimizer has not one learning rate.
         ImportError: if Keras is older than 3.15.
 
     Source: Howard and Ruder, https://arxiv.org/abs/1801.06146, section 3.2,

@@ -422,6 +422,88 @@ def test_stage_rates_refuse(shared):
     )
 
 
+def dense():
+    """Builds a model of a stage and a head without convolutions."""
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(3, name="conv1_conv"),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+@new_keras
+def test_callbacks_change_the_rates_of_all_stages():
+    model, rates = dense(), []
+    optimizer = stage_rates(model, keras.optimizers.SGD(0.1), {"conv1": 0.5})
+    model.compile(optimizer, "mse", run_eagerly=True)
+    slower = keras.callbacks.LearningRateScheduler(lambda _, rate: rate * 0.1)
+    # An improvement of 1e9 does not come.
+    plateau = keras.callbacks.ReduceLROnPlateau(
+        "loss", factor=0.5, patience=1, min_delta=1e9
+    )
+    for callback, epochs in ((slower, 1), (plateau, 2)):
+        x, y = np.ones((2, 4)), np.zeros((2, 2))
+        model.fit(x, y, epochs=epochs, verbose=0, callbacks=[callback])
+        rates.append([float(o.learning_rate) for o in optimizer.optimizers])
+    np.testing.assert_allclose(rates, [[0.005, 0.01], [0.0025, 0.005]], 1e-5)
+
+
+@new_keras
+def test_stage_rates_inside_of_a_loss_scale():
+    model, optimizers = dense(), keras.optimizers
+    optimizer = stage_rates(
+        model,
+        optimizers.LossScaleOptimizer(optimizers.SGD(0.1), initial_scale=8.0),
+        {"conv1": 0.5},
+    )
+    assert isinstance(optimizer, optimizers.LossScaleOptimizer)
+    assert optimizer.initial_scale == 8
+    inner = optimizer.inner_optimizer.optimizers
+    np.testing.assert_allclose(
+        [float(o.learning_rate) for o in inner], [0.05, 0.1]
+    )
+    model.compile(optimizer, "mse", run_eagerly=True)
+    before = model.get_weights()
+    model.fit(np.ones((2, 4)), np.ones((2, 2)), verbose=0)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        assert not np.array_equal(old, new)
+    scheduler = keras.callbacks.LearningRateScheduler(lambda _, rate: rate)
+    with pytest.raises((AttributeError, ValueError), match=r"[Ll]earning.rate"):
+        model.fit(
+            np.ones((2, 4)), np.ones((2, 2)), verbose=0, callbacks=[scheduler]
+        )
+
+
+@new_keras
+def test_stage_rates_of_a_schedule_that_is_not_registered():
+    class Halved(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.5
+
+        def get_config(self):
+            return {}
+
+    optimizer = stage_rates(
+        dense(), keras.optimizers.SGD(Halved()), {"conv1": 0.5}
+    )
+    rates = [float(o._learning_rate(0)) for o in optimizer.optimizers]
+    assert rates == [0.25, 0.5]
+
+
+@new_keras
+def test_stage_rates_need_one_learning_rate():
+    optimizer = stage_rates(dense(), "sgd", {"conv1": 0.5})
+    with pytest.raises(ValueError) as caught:
+        stage_rates(dense(), optimizer, {"conv1": 0.5})
+    assert_refused(
+        str(caught.value),
+        "`optimizer` must have one learning rate, a number or a Keras schedule",
+        "optimizer='MultiOptimizer'",
+    )
+
+
 def test_stage_rates_say_that_keras_is_too_old(shared, monkeypatch):
     monkeypatch.delattr(keras.optimizers, "MultiOptimizer", raising=False)
     with pytest.raises(ImportError, match=r"Install Keras 3\.15 or newer"):
