@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import keras_resnext
+from keras_resnext import processor
 from keras_resnext.export import export
 from keras_resnext.layers import _trains_directly
 
@@ -98,14 +99,16 @@ def served(path):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_operations_of_a_served_model(model, tmp_path, precision):
-    path = export(model, tmp_path, precision=precision).path
+    report = export(model, tmp_path, precision=precision)
+    emulated = precision == "bfloat16" and not processor.computes_bfloat16()
+    assert ("bfloat16 is emulated here" in str(report)) == emulated
     expected = "onednn"
     if not _trains_directly(precision):
         expected = "eigen, bfloat16" if precision == "bfloat16" else "eigen"
     # Twice: what comes in, and what goes out.
     casts = {"Cast": 2} if precision == "bfloat16" else {}
     # So no Xla* and no Transpose.
-    assert served(path) == EXPECTED[expected] | casts
+    assert served(report.path) == EXPECTED[expected] | casts
 
 
 def test_operations_of_the_model_itself(model, tmp_path):
