@@ -94,9 +94,13 @@ def overlays(examples, title, path):
     axis.axis("off")
     colours = plt.cm.ScalarMappable(cmap=_COLOURS)
     bar = figure.colorbar(
-        colours, ax=axis, orientation="horizontal", fraction=1, aspect=60
+        colours, ax=axis, orientation="horizontal", fraction=1, aspect=110
     )
     bar.set_ticks([0, 1], labels=["nothing", "the most"])
+    for text, side in zip(
+        bar.ax.get_xticklabels(), ("left", "right"), strict=True
+    ):
+        text.set_horizontalalignment(side)
     bar.set_label("what speaks for the predicted class", labelpad=-8)
     save(figure, path)
 
