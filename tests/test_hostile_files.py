@@ -38,6 +38,7 @@ STORAGE = (
     b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpuK\4tQ"
 )
 REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+PARAMETER = b"ctorch._utils\n_rebuild_parameter\n"
 DICTIONARY = b"ccollections\nOrderedDict\n"
 
 
@@ -47,49 +48,50 @@ def tensor(offset=b"K\0", size=b"K\4\x85", stride=b"K\1\x85"):
 
 
 def state(value, before=b""):
-    """A pickle of one dictionary, in which `before` is made and dropped."""
+    """A pickle of one dictionary, made after `before`, which stays below."""
     return b"\x80\2" + before + b"}" + binary_text(b"w") + value + b"s."
 
 
 def pickles():
-    long = binary_text(b"a" * TEXT) + put(0) + b"0"
-    many = b"(" + b"N" * TEXT + b"t" + put(0) + b"0"
+    long = binary_text(b"a" * TEXT) + put(0)
+    many = b"(" + b"N" * 300_000 + b"t" + put(0)
     texts = b"(" + get(0) * 400 + b"t"
     yield "stride of texts", state(tensor(stride=texts, size=texts), long)
     yield "offset text", state(tensor(offset=get(0)), long)
-    huge = b"\x8b" + struct.pack("<i", TEXT) + b"\x7f" * TEXT + put(0) + b"0"
+    huge = b"\x8b" + struct.pack("<i", TEXT) + b"\x7f" * TEXT + put(0)
     sizes = b"(" + get(0) * 400 + b"t"
     yield "huge numbers", state(tensor(sizes, sizes, sizes), huge)
     yield "long size", state(tensor(size=get(0), stride=get(0)), many)
     for name, before in (("text", long), ("tuple", many)):
-        for function in (DICTIONARY, REBUILD, b"cos\nsystem\n"):
-            calls = function + put(1) + b"0"
-            calls += (get(1) + get(0) + b"R0") * 100_000
-            yield f"{name} {function[1:8]}", state(tensor(), before + calls)
-    pairs = DICTIONARY + put(1) + b"0](" + get(0) * 1000 + b"e" + put(2) + b"0"
-    pairs += (get(1) + get(2) + b"\x85R0") * 10_000
+        for function in (DICTIONARY, PARAMETER, b"cos\nsystem\n"):
+            calls = function + put(1)
+            calls += (get(1) + get(0) + b"R") * 100_000
+            to = function.split()[-1].decode()
+            yield f"{name} to {to}", state(tensor(), before + calls)
+    pairs = DICTIONARY + put(1) + b"](" + get(0) * 1000 + b"e" + put(2)
+    pairs += (get(1) + get(2) + b"\x85R") * 10_000
     yield "pairs", state(tensor(), long + pairs)
-    from_type = b"ctorch._tensor\n_rebuild_from_type_v2\n" + put(1) + b"0)"
+    from_type = b"ctorch._tensor\n_rebuild_from_type_v2\n" + put(1) + b")"
     for _ in range(5_000):
-        from_type += put(2) + b"0" + get(1) + get(1) + get(2) + b"\x87"
-    calls = (get(1) + get(2) + b"R0") * 50_000
-    yield "nested calls", state(tensor(), from_type + put(2) + b"0" + calls)
+        from_type += put(2) + get(1) + get(1) + get(2) + b"\x87"
+    calls = (get(1) + get(2) + b"R") * 50_000
+    yield "nested calls", state(tensor(), from_type + put(2) + calls)
     yield "deep tuple", state(b")" + b"\x85" * 300_000)
     yield "deep list", state(b"](" * 100_000 + b"e" * 100_000)
     deep = b"".join(b"}" + binary_text(b"a") for _ in range(99_999))
     yield "deep dictionary", state(deep + b"N" + b"s" * 99_999)
-    double = b"]" + put(0) + b"0"
+    double = b"]" + put(0)
     for n in range(1000):
-        double += b"](" + get(n) * 99 + b"e" + put(n + 1) + b"0"
+        double += b"](" + get(n) * 99 + b"e" + put(n + 1)
     yield "lists of lists", state(get(1000), double)
-    double = b"}" + put(0) + b"0"
+    double = b"}" + put(0)
     for n in range(200):
         names = (binary_text(b"%d" % i) + get(n) for i in range(200))
-        double += b"}(" + b"".join(names) + b"u" + put(n + 1) + b"0"
+        double += b"}(" + b"".join(names) + b"u" + put(n + 1)
     yield "dictionaries of dictionaries", state(get(200), double)
     names = (b"p%d.layer1.0.conv1.weight" % i for i in range(30_000))
     items = b"".join(binary_text(name) + get(0) for name in names)
-    tensors = tensor() + put(0) + b"0"
+    tensors = tensor() + put(0)
     yield "prefixes", b"\x80\2" + tensors + b"}(" + items + b"u."
     items = b"".join(
         binary_text(b"n%d" % i) + b"}" + binary_text(b"w") + get(0) + b"s"
@@ -112,9 +114,9 @@ def pickles():
     for size in (2**31 - 1, -(2**31)):
         yield f"number {size}", b"\x80\4\x8b" + struct.pack("<i", size)
         yield f"short {size}", b"\x80\2T" + struct.pack("<i", size)
-    kinds = b"c" + b"m" * TEXT + b"\n" + b"n" * TEXT + b"\n" + put(0) + b"0"
+    kinds = b"c" + b"m" * TEXT + b"\n" + b"n" * TEXT + b"\n" + put(0)
     yield "long global", b"\x80\2" + kinds + (get(0) + b")R") * 10_000 + b"."
-    joined = binary_text(b"a" * TEXT) + put(0) + b"0"
+    joined = binary_text(b"a" * TEXT) + put(0)
     joined += (get(0) + get(0) + b"\x93") * 50_000
     yield "long globals", b"\x80\4" + joined + b"."
 
