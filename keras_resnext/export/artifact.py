@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_resnext import copies, preprocessing, processor
 from keras_resnext.arguments import require
-from keras_resnext.export import fastest, serving
+from keras_resnext.export import elsewhere, fastest, serving
 from keras_resnext.export.folding import fold, output_names
 from keras_resnext.export.formats import FORMATS, PICTURES, Job
 from keras_resnext.export.swap import moved, writing
@@ -94,6 +94,9 @@ def export(
     `model` on photographs; only then it is moved in. If anything fails
     before, what was at `path` stays as it was.
 
+    On JAX and PyTorch a process of its own does this on TensorFlow, which is
+    required; the model has to be one that Keras can save and load.
+
         export(model, "served/resnext50", checkpoint="resnext50_32x4d")
         export(model, "resnext50.tflite", "litert", "int8",
                checkpoint="resnext50_32x4d", calibration="pictures/")
@@ -163,6 +166,11 @@ def export(
         "tolerance": tolerance,
         "max_pixels": max_pixels,
     }
+    if keras.backend.backend() != "tensorflow":
+        _check_arguments(model, "saved_model", "float32", None, 1)
+        options |= {"path": path, "format": format, "precision": precision}
+        options |= {"version": version, "batch": batch, "max_loss": max_loss}
+        return elsewhere.export(model, options)
     if format == "fastest":
         return _fastest(model, path, precision, batch, max_loss, options)
     options["version"] = version
@@ -245,6 +253,10 @@ def _export(
 ):
     """Writes and proves one artifact, and says nothing: see `export`."""
     kind = _check_arguments(model, format, precision, calibration, top)
+    if keras.backend.backend() != "tensorflow":
+        report = elsewhere.export(model, arguments)
+        print(report)
+        return report
     final = _destination(pathlib.Path(path), format, version)
     row, labels = _classes(model, checkpoint, labels)
     side = _side(model, row)
@@ -295,12 +307,6 @@ def _export(
 
 def _check_arguments(model, format, precision, calibration, top):
     """Checks the arguments that need no file; returns the `Format`."""
-    require(
-        keras.backend.backend() == "tensorflow",
-        "Keras must run on TensorFlow to export",
-        "Set KERAS_BACKEND=tensorflow, and load the weights there.",
-        backend=keras.backend.backend(),
-    )
     require(
         format in FORMATS,
         f"`format` must be one of {', '.join(FORMATS)}",
