@@ -12,7 +12,7 @@ import pytest
 
 import keras_resnext
 from keras_resnext import processor
-from keras_resnext.export import export
+from keras_resnext.export import export, fold
 from keras_resnext.layers import _trains_directly
 
 if keras.backend.backend() != "tensorflow":
@@ -97,11 +97,27 @@ def served(path):
     )
 
 
+def predictions(model, path):
+    """Saves what `predict_on_batch` of a folded model runs."""
+    spec = tf.TensorSpec(model.inputs[0].shape, tf.float32, "images")
+    run = tf.function(
+        lambda images: {"outputs": model.predict_step((images,))},
+        input_signature=[spec],
+    )
+    tf.saved_model.save(tf.Module(), str(path), signatures=run)
+    return path
+
+
+@pytest.mark.parametrize("form", ["served", "folded"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_operations_of_a_served_model(model, tmp_path, precision):
-    report = export(model, tmp_path, precision=precision)
-    emulated = precision == "bfloat16" and not processor.computes_bfloat16()
-    assert ("bfloat16 is emulated here" in str(report)) == emulated
+def test_operations_in_inference(model, tmp_path, precision, form):
+    if form == "served":
+        report = export(model, tmp_path, precision=precision)
+        emulated = precision == "bfloat16" and not processor.computes_bfloat16()
+        assert ("bfloat16 is emulated here" in str(report)) == emulated
+        path = report.path
+    else:
+        path = predictions(fold(model, precision), tmp_path)
     expected = "onednn"
     if not _trains_directly(precision):
         expected = "eigen, bfloat16" if precision == "bfloat16" else "eigen"

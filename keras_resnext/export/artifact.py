@@ -253,10 +253,6 @@ def _export(
 ):
     """Writes and proves one artifact, and says nothing: see `export`."""
     kind = _check_arguments(model, format, precision, calibration, top)
-    if keras.backend.backend() != "tensorflow":
-        report = elsewhere.export(model, arguments)
-        print(report)
-        return report
     final = _destination(pathlib.Path(path), format, version)
     row, labels = _classes(model, checkpoint, labels)
     side = _side(model, row)

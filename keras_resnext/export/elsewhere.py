@@ -37,7 +37,7 @@ def export(model, options):
     require(
         importlib.util.find_spec("tensorflow") is not None,
         "TensorFlow is required to export, also from another backend",
-        'Run `pip install "keras_resnext[export]"`.',
+        'Run `pip install ".[export]"` in a checkout.',
         backend=keras.backend.backend(),
     )
     inputs = _some_inputs(model)
