@@ -124,7 +124,7 @@ def test_operations_in_inference(model, tmp_path, precision, form):
     # Twice: what comes in, and what goes out.
     casts = {"Cast": 2} if precision == "bfloat16" else {}
     # So no Xla* and no Transpose.
-    assert served(report.path) == EXPECTED[expected] | casts
+    assert served(path) == EXPECTED[expected] | casts
 
 
 def test_operations_of_the_model_itself(model, tmp_path):
