@@ -34,11 +34,9 @@ def _narrow(make, **options):
 
 
 def _setup(namespace):
-    import keras
+    import keras_resnext  # first: it asks TensorFlow for oneDNN
 
-    import keras_resnext
-
-    if keras.backend.backend() != "tensorflow":
+    if keras_resnext.layers.keras.backend.backend() != "tensorflow":
         pytest.skip("the docs export, which is TensorFlow's")
     pictures = pathlib.Path(keras_resnext.__file__).with_name("pictures")
     stack = namespace["_stack"] = contextlib.ExitStack()
