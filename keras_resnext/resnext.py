@@ -468,8 +468,9 @@ def build(  # noqa: D417 (`_documented` adds the others)
     Args:
         architecture: A name that `python -m keras_resnext list` prints, or
             that `keras_resnext.registry.register` was given.
-        weights: `"imagenet"` for the best checkpoint whose licence allows any
-            use, the tag of another one (`python -m keras_resnext list`), the
+        weights: `"imagenet"` for torchvision's newest checkpoint or, where it
+            has none, the most accurate one whose licence allows any use, the
+            tag of another one (`python -m keras_resnext list`), the
             path of a file, `"hf://USER/NAME"` or `"hf://USER/NAME@REVISION"`
             on the Hugging Face hub, or `None` for random values.
         classes: Number of classes, by default the architecture's; with
@@ -637,9 +638,10 @@ def _constructor(architecture):
         """Builds {constructor} ({name}).
 
         Args:
-            weights: `"imagenet"` for the best checkpoint whose licence allows
-                any use, the tag of another one (`python -m keras_resnext
-                list`), the path of a file, `"hf://USER/NAME"` or
+            weights: `"imagenet"` for torchvision's newest checkpoint or, where
+                it has none, the most accurate one whose licence allows any
+                use, the tag of another one (`python -m keras_resnext list`),
+                the path of a file, `"hf://USER/NAME"` or
                 `"hf://USER/NAME@REVISION"` on the Hugging Face hub, or `None`
                 for random values.
             accept_noncommercial: Whether a checkpoint may be used whose
