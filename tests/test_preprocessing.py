@@ -477,10 +477,10 @@ def test_float_pictures_have_no_range():
     [
         np.zeros((5, 5, 3), "float32"),
         np.zeros((3, 5, 5), "uint8"),
-        np.zeros((1, 5, 5, 3), "uint8"),
+        np.zeros((1, 1, 5, 5, 3), "uint8"),
         np.zeros((0, 5, 3), "uint8"),
     ],
-    ids=["float", "channels first", "batch", "empty"],
+    ids=["float", "channels first", "five axes", "empty"],
 )
 def test_arrays_that_are_no_picture(image):
     with pytest.raises(ValueError, match=r"Received: image.shape=\("):

@@ -167,7 +167,9 @@ def test_parameters(name, unallocated):
 
 def test_every_architecture_has_a_count_and_a_constructor():
     assert set(PARAMETERS) == set(ARCHITECTURES)
-    public = {n for n in dir(keras_resnext) if re.match("Res|Wide", n)}
+    public = {
+        n for n in dir(keras_resnext) if re.match("(Legacy)?(SE)?Res|Wide", n)
+    }
     rows = [row.constructor for row in ARCHITECTURES.values()]
     assert sorted([*rows, "ResNeXt"]) == sorted(public)
 
@@ -453,7 +455,7 @@ CHANNEL = "The number of channels must be a positive integer"
 DEPTHS = "`depths` must be positive integers, one for each stage"
 BASIC = "The basic block takes groups=1 and width_per_group=64 only"
 BLOCK = "`block` must be one of ('basic', 'bottleneck')"
-STEM = "`stem` must be one of ('imagenet', 'cifar')"
+STEM = "`stem` must be one of ('imagenet', 'cifar', 'deep', 'tiered', 'legacy')"
 CLASSES = "`classes` must be a positive integer"
 POOLING = "`pooling` must be None, 'avg' or 'max'"
 STRIDE = "`output_stride` must be None or one of"
