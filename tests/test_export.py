@@ -428,6 +428,23 @@ def compare_nothing(load, path, job, model, tolerance):
     )
 
 
+def test_command_line_keeps_the_fastest(small, tmp_path, monkeypatch, capsys):
+    kind = formats.FORMATS["saved_model"]
+    monkeypatch.setattr(fastest, "FORMATS", {"saved_model": kind})
+    small.save(tmp_path / "small.keras")
+    out = tmp_path / "out"
+    command = ["export", str(tmp_path / "small.keras"), "--out", str(out)]
+    command += ["--format", "fastest", "--batch", "2", "--max-loss", "100"]
+    command_line.main([*command, "--precision", "float32"])
+    printed = capsys.readouterr().out
+    assert "ms a picture, batch 2 |" in printed
+    assert "bfloat16" not in printed
+    assert f"Kept: {out / 'saved_model' / '1'}" in printed
+    with pytest.raises(SystemExit):
+        command_line.main([*command, "--max-loss", "-1"])
+    assert "a number from 0" in capsys.readouterr().err
+
+
 def test_labels_of_folders_count():
     files = [pathlib.Path("p", name, "1.png") for name in ("dog", "cat")]
     names = list("abcdefgh") + ["cat", "dog"]

@@ -94,18 +94,6 @@ def _add_predict(parser):
         help="a file, or a folder of such, at any depth",
     )
     add_network(parser, "--network", default="resnext29")
-    add(
-        "--batch",
-        type=console.POSITIVE,
-        default=1,
-        help="pictures at once, for which `fastest` is the fastest",
-    )
-    add(
-        "--max-loss",
-        type=float,
-        default=0.5,
-        help="percent of the pictures of --calibration that `fastest` may lose",
-    )
     _add_labels(parser)
     add(
         "--top",
@@ -145,8 +133,8 @@ def _add_export(parser):
         "--precision",
         nargs="+",
         choices=[*PRECISIONS, "all"],
-        default=["float32"],
-        help="`all`, here or above, leaves out what a format does not have",
+        help="`all`, here or above, leaves out what a format does not have\n"
+        "(default: float32; `fastest` tries float32, bfloat16 and int8)",
     )
     _add_labels(parser)
     add(
@@ -156,6 +144,18 @@ def _add_export(parser):
         help="classes that the SavedModel returns of a picture",
     )
     add("--calibration", help="folder of pictures; int8 needs it")
+    add(
+        "--batch",
+        type=console.POSITIVE,
+        default=1,
+        help="pictures at once, for which `fastest` is the fastest",
+    )
+    add(
+        "--max-loss",
+        type=console.Number(float, 0),
+        default=0.5,
+        help="percent of the pictures of --calibration that `fastest` may lose",
+    )
     add(
         "--version",
         type=console.POSITIVE,

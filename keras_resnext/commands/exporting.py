@@ -18,7 +18,8 @@ def run(args):
     """
     if "fastest" in args.format:
         return run_fastest(args)
-    pairs = artifacts(args.format, args.precision, args.calibration)
+    precisions = args.precision or ["float32"]
+    pairs = artifacts(args.format, precisions, args.calibration)
     labels = read_labels(args)
     model, checkpoint = networks.load(args)
     reports = [
@@ -45,14 +46,15 @@ def run_fastest(args):
             "`fastest` must be the only format, as it tries all. Received: "
             f"--format {' '.join(args.format)}. Leave out the others."
         )
-    allowed = None if args.precision == ["float32"] else args.precision
+    if "all" in (precisions := args.precision or ()):
+        precisions = PRECISIONS
     labels = read_labels(args)
     model, checkpoint = networks.load(args)
     export(
         model,
         args.out,
         "fastest",
-        None if allowed and "all" in allowed else allowed,
+        precisions or None,
         checkpoint=checkpoint,
         labels=labels,
         top=args.top,
