@@ -315,8 +315,8 @@ RUNTIMES = {
         ("litert", "float16", 0.01),
         ("litert", "int8", 0.3),
         ("onnx", "int8", 0.3),
-        ("openvino", "int8", 0.3),
-        ("openvino", "float16", 0.01),
+        pytest.param("openvino", "int8", 0.3, marks=pytest.mark.slow),
+        pytest.param("openvino", "float16", 0.01, marks=pytest.mark.slow),
     ],
 )
 def test_reduced_precision(small, tmp_path, format, precision, allowed):
@@ -341,6 +341,7 @@ def test_reduced_precision(small, tmp_path, format, precision, allowed):
     assert outputs.dtype == "float32"
 
 
+@pytest.mark.slow
 def test_sizes_may_be_open(tmp_path):
     """LiteRT alone gets a fixed size; features are exported, too."""
     model = keras_resnext.ResNeXt(
@@ -600,8 +601,9 @@ def unpack(data):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("onednn", ["1", "0"])
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_as_tensorflow_serving_loads_it(
     loader, artifact, network, name, onednn
 ):
@@ -619,6 +621,7 @@ def test_as_tensorflow_serving_loads_it(
         assert not answer["errors"].any()
 
 
+@pytest.mark.slow
 def test_stock_grouped_convolution_fails_where_ours_works(loader, tmp_path):
     """Else the program above would prove nothing."""
     inputs = keras.Input((8, 8, 8))

@@ -289,7 +289,10 @@ np.save(sys.argv[1] + "/y.npy", y)
         check=True,
     )
     np.testing.assert_allclose(
-        np.load(tmp_path / "y.npy"), model.predict(x, verbose=0), rtol=1e-5
+        np.load(tmp_path / "y.npy"),
+        model.predict(x, verbose=0),
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 

@@ -25,7 +25,14 @@ NAMES = json.loads(
     pathlib.Path(__file__).with_name("layer_names.json").read_text()
 )
 numpy = ops.convert_to_numpy
-every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
+# Those of more than 50 layers repeat the same blocks, and take long together.
+every_architecture = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (sum(row.depths) > 16))
+        for name, row in ARCHITECTURES.items()
+    ],
+)
 
 
 def tiny(depths=(1, 2), **options):
