@@ -636,48 +636,44 @@ def test_stock_grouped_convolution_fails_where_ours_works(loader, tmp_path):
     assert answer["outputs"].shape == (1, 6, 6, 8)
 
 
-def test_fresh_process_without_the_package(artifact, network, tmp_path):
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_fresh_process_without_the_package(artifact, network, name, tmp_path):
     code = """
-import pathlib, sys
+import sys
 sys.modules["keras_resnext"] = sys.modules["keras"] = None
 import numpy as np
 import tensorflow as tf
 
-for name in sys.argv[1:]:
-    model = tf.saved_model.load(pathlib.Path(name, "artifact").read_text())
-    data = np.load(pathlib.Path(name, "data.npz"))
-    for count in (1, 3):
-        images, expected = data["images"][:count], data["expected"][:count]
-        run = model.signatures["serving_default"]
-        outputs = run(tf.constant(images))["outputs"].numpy()
-        assert np.abs(outputs - expected).max() < 1e-4 * expected.max()
-        run = model.signatures["serving_bytes"]
-        answer = run(tf.constant(data["pictures"][:count]))
-        assert answer["labels"].shape == (count, 5)
-        scores = answer["scores"].numpy()[:, 0] / expected.max(-1)
-        assert np.abs(scores - 1).max() < 0.02
-    print(name)
+model = tf.saved_model.load(sys.argv[1])
+data = np.load("data.npz")
+for count in (1, 3):
+    images, expected = data["images"][:count], data["expected"][:count]
+    run = model.signatures["serving_default"]
+    outputs = run(tf.constant(images))["outputs"].numpy()
+    assert np.abs(outputs - expected).max() < 1e-4 * expected.max()
+    run = model.signatures["serving_bytes"]
+    answer = run(tf.constant(data["pictures"][:count]))
+    assert answer["labels"].shape == (count, 5)
+    scores = answer["scores"].numpy()[:, 0] / expected.max(-1)
+    assert np.abs(scores - 1).max() < 0.02
+print("done")
 """
-    for name in NETWORKS:
-        model, side = network(name)
-        images, folder = photographs(side), tmp_path / name
-        folder.mkdir()
-        path = artifact(name, "saved_model").path
-        (folder / "artifact").write_text(str(path))
-        np.savez(
-            folder / "data.npz",
-            images=images,
-            expected=np.asarray(model(images)),
-            pictures=np.array(jpegs()),
-        )
+    model, side = network(name)
+    images = photographs(side)
+    np.savez(
+        tmp_path / "data.npz",
+        images=images,
+        expected=np.asarray(model(images)),
+        pictures=np.array(jpegs()),
+    )
     result = subprocess.run(
-        [sys.executable, "-c", code, *NETWORKS],
+        [sys.executable, "-c", code, artifact(name, "saved_model").path],
         check=True,
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert result.stdout.split() == list(NETWORKS)
+    assert result.stdout.split() == ["done"]
 
 
 def test_broken_pictures_have_their_own_errors(artifact):
@@ -730,6 +726,7 @@ def test_calibration_skips_what_is_no_picture(small, tmp_path):
         export_int8("int8", calibration=only)
 
 
+@pytest.mark.slow
 def test_classes_have_their_names(artifact, network):
     model, side = network("resnext50")
     path = artifact("resnext50", "saved_model").path
@@ -1110,6 +1107,7 @@ def test_command_line_takes_what_training_wrote(small, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_command_line_writes_all_that_exist(small, tmp_path, capsys):
     for package in PACKAGES.values():
         pytest.importorskip(package, reason="a runtime is missing")
@@ -1296,9 +1294,7 @@ def test_models_that_cannot_be_exported(small, tmp_path):
 @pytest.mark.parametrize("format", ["onnx", "litert", "openvino"])
 def test_missing_extra(small, tmp_path, monkeypatch, format):
     monkeypatch.setitem(sys.modules, PACKAGES[format], None)
-    with pytest.raises(
-        ImportError, match=r'Run `pip install "keras_resnext\[export\]"`'
-    ):
+    with pytest.raises(ImportError, match=r'Run `pip install "\.\[export\]"'):
         export(small, tmp_path / "a", format)
 
 

@@ -260,7 +260,10 @@ def test_arrays_of_another_kind_are_refused(tmp_path, change, message):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+@pytest.mark.parametrize(
+    "file_format",
+    ["array_record", pytest.param("tfrecord", marks=pytest.mark.slow)],
+)
 def test_tensorflow_datasets_are_read(tmp_path, file_format):
     tfds = pytest.importorskip("tensorflow_datasets")
     random = np.random.default_rng(0)
@@ -860,6 +863,7 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
     assert "Received: seed was 0 and is 1 in" in message
 
 
+@pytest.mark.slow
 def test_it_trains_on_torch_without_tensorflow(archive, tmp_path):
     pytest.importorskip("torch")
     result = run(
@@ -991,17 +995,17 @@ def test_a_missing_package_is_named_first(name, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_partly_frozen_networks_see_augmented_pictures(split):
+def test_partly_frozen_networks_see_augmented_pictures(split, tmp_path):
     recipe = dataclasses.replace(recipes.RECIPES["finetune"], freeze="conv2")
     model = keras_resnext.ResNeXt([1, 1], 2, 4, stem="cifar", classes=3)
     models.freeze(model, "conv2")
     phase = phases.Phase(recipe, 0, model, model, split, split)
-    single = distribute.Single()
-    assert phases.with_features(phase, single) is phase
+    start = resume.Run(tmp_path, {}), distribute.Single()
+    assert phases.with_features(phase, *start) is phase
     models.freeze(model, "backbone")
     flipped = dataclasses.replace(recipe, flip=True)
     phase = dataclasses.replace(phase, recipe=flipped)
-    assert phases.with_features(phase, single) is phase
+    assert phases.with_features(phase, *start) is phase
 
 
 @pytest.mark.parametrize(
