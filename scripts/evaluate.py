@@ -54,7 +54,8 @@ def parse_arguments():
     add(
         "--artifact",
         type=pathlib.Path,
-        help="file or folder that an export wrote, in place of a network",
+        help="file or folder that an export wrote, in place of a network\n"
+        "(default: the network is measured)",
     )
     for name in ("--resize", "--crop"):
         add(
