@@ -151,6 +151,7 @@ def run(*arguments, **environment):
     )
 
 
+@pytest.mark.slow
 def test_compare_measures_in_processes(tmp_path):
     for package in ("onnxscript", "tf2onnx", "torch"):
         pytest.importorskip(package, reason="pip install '.[export,parity]'")
@@ -176,6 +177,7 @@ def test_compare_measures_in_processes(tmp_path):
     assert (tmp_path / "compare.png").exists()
 
 
+@pytest.mark.slow
 def test_gpu_needs_no_tensorflow(tmp_path):
     pytest.importorskip("torch", reason="pip install -e '.[parity]'")
     pytest.importorskip("jax")
@@ -216,6 +218,7 @@ def test_unknown_network_is_one_sentence(tmp_path):
     assert last.endswith("Received: network='vgg'. Choose one of them.")
 
 
+@pytest.mark.slow
 def test_serve_asks_from_many_clients(tmp_path):
     for package in ("grpc", "tensorflow_serving"):
         pytest.importorskip(package, reason="pip install '.[export]'")

@@ -259,6 +259,7 @@ def test_predict_with_an_own_network(own, tmp_path, capsys):
     assert rows(output)[str(picture)][0][0] == "vert" and not errors
 
 
+@pytest.mark.slow
 def test_predict_in_a_process_of_its_own(own, tmp_path):
     network, picture = own
     status, output, _ = run("predict", picture, "--network", network)

@@ -164,6 +164,7 @@ tensorflow_only = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @tensorflow_only
 def test_two_devices_and_two_workers(begin, start, tmp_path):
     paths = [tmp_path / f"{name}.npz" for name in ("devices", "zero", "one")]
@@ -218,6 +219,7 @@ np.testing.assert_allclose(bn.moving_variance.numpy(), variance, 1e-3)
     end(begin("-c", code, TF_ENABLE_ONEDNN_OPTS=onednn))
 
 
+@pytest.mark.slow
 def test_two_jax_devices_are_as_one(begin, start, tmp_path):
     pytest.importorskip("jax")
     paths = [tmp_path / f"{count}.npz" for count in (1, 2)]

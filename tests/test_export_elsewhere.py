@@ -42,6 +42,7 @@ assert [p.name for p in folder.iterdir()] == ["net.onnx"]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_export_from_another_backend(tmp_path, backend):
     for package in (backend, "tensorflow", "tf2onnx", "onnxruntime"):

@@ -46,6 +46,7 @@ def trains(model, y, loss, backbone, tmp_path):
         assert_close(one, right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_stride", [None, 16])
 def test_deeplab(output_stride, tmp_path):
     encoder = pyramid(output_stride=output_stride)
@@ -69,6 +70,7 @@ def test_deeplab(output_stride, tmp_path):
     trains(model, masks, loss, backbone, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_stride", [None, 16])
 def test_retinanet(output_stride, tmp_path):
     encoder = pyramid(output_stride=output_stride)
