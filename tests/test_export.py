@@ -1156,10 +1156,14 @@ def test_command_line_names_of_float32_stay():
 
 
 def test_command_line_has_every_format_and_precision():
-    assert set(arguments.FILES) == set(formats.FORMATS)
+    names = list(formats.FORMATS)
+    assert names == list(arguments.FORMATS)
+    assert names == list(PACKAGES) == list(RUNTIMES) == list(FACTS)
     kinds = formats.FORMATS.values()
     precisions = {p for kind in kinds for p in kind.precisions}
     assert set(arguments.PRECISIONS) == precisions
+    page = (ROOT / "docs/export.md").read_text("utf-8")
+    assert all(f"\n| `{name}` |" in page for name in names)
 
 
 def named(model, **options):

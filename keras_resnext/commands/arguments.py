@@ -5,13 +5,8 @@ import pathlib
 
 from keras_resnext.commands import console
 
-# What `export` calls each format's artifact, and which precisions there are.
-FILES = {
-    "saved_model": "",
-    "onnx": "model.onnx",
-    "litert": "model.tflite",
-    "openvino": "openvino",
-}
+# Of `keras_resnext.export.formats.FORMATS`, which imports Keras.
+FORMATS = ("saved_model", "onnx", "litert", "openvino")
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
 
@@ -124,7 +119,7 @@ def _add_export(parser):
     add(
         "--format",
         nargs="+",
-        choices=[*FILES, "all", "fastest"],
+        choices=[*FORMATS, "all", "fastest"],
         default=["saved_model"],
         help="what to write; `fastest` times all on this machine, prints a\n"
         "table, and keeps the one",

@@ -3,7 +3,7 @@
 import itertools
 
 from keras_resnext.commands import networks
-from keras_resnext.commands.arguments import FILES, PRECISIONS
+from keras_resnext.commands.arguments import PRECISIONS
 from keras_resnext.export import export
 from keras_resnext.export.formats import FORMATS
 
@@ -81,7 +81,7 @@ def artifacts(formats, precisions, calibration):
         ValueError: If int8 is among them, and no calibration.
     """
     some = "all" in formats or "all" in precisions
-    formats = FILES if "all" in formats else formats
+    formats = FORMATS if "all" in formats else formats
     precisions = PRECISIONS if "all" in precisions else precisions
     pairs = [
         (format, precision)
@@ -100,11 +100,11 @@ def artifacts(formats, precisions, calibration):
 
 def place(out, format, precision):
     """Returns where an artifact goes; names of float32 do not say so."""
-    path = out / FILES[format]
+    if format == "saved_model":
+        return out if precision == "float32" else out / precision
+    path = out / FORMATS[format].file
     if precision == "float32":
         return path
-    if format == "saved_model":
-        return path / precision
     return path.with_name(f"{path.stem}.{precision}{path.suffix}")
 
 

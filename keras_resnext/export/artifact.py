@@ -210,9 +210,9 @@ def _fastest(model, path, precisions, batch, max_loss, options):
     row, labels = _classes(model, options["checkpoint"], options["labels"])
     side = _side(model, row)
     transform = _transform(model, row, side, options["max_pixels"])
-    for name, place in fastest.FILES.items():
+    for name, kind in FORMATS.items():
         if name != "saved_model":  # gets a new version
-            _destination(pathlib.Path(path, place), name, None)
+            _destination(pathlib.Path(path, kind.file), name, None)
     pictures = PICTURES if calibration is None else calibration
     images, files, notes = _inputs(model, transform, pictures, side)
     truth = fastest.labels_of(calibration, files, labels)

@@ -16,30 +16,6 @@ from keras_resnext.preprocessing import decode_predictions
 # Sixteen bits are left out where they are only half the file: on CPUs
 # float16 is computed in float32.
 PRECISIONS = ("float32", "bfloat16", "int8")
-FILES = {
-    "saved_model": "saved_model",
-    "onnx": "model.onnx",
-    "litert": "model.tflite",
-    "openvino": "openvino",
-}
-_LOADING = {
-    "saved_model": """\
-import tensorflow as tf
-run = tf.saved_model.load("{path}").signatures["serving_default"]
-outputs = run(tf.constant(images))["outputs"].numpy()""",
-    "onnx": """\
-import onnxruntime
-session = onnxruntime.InferenceSession("{path}")
-outputs = session.run(None, {{"images": images}})[0]""",
-    "litert": """\
-from ai_edge_litert.interpreter import Interpreter
-run = Interpreter("{path}", num_threads=2).get_signature_runner()
-outputs = run(images=images)["outputs"]""",
-    "openvino": """\
-import openvino
-model = openvino.compile_model("{path}/model.xml", "CPU")
-outputs = model({{"images": images}})["outputs"]""",
-}
 _ROUNDS = 5
 _RUNS = 3  # in each round, after one that wakes the threads
 
@@ -102,7 +78,7 @@ def choose(write, path, images, expected, labels, batch, max_loss, precisions):
     ]
     with swap.hidden(path / "fastest") as folder:
         for one in candidates:
-            place = folder / one.precision / FILES[one.format]
+            place = folder / one.precision / FORMATS[one.format].file
             try:
                 one.report = write(place, one.format, one.precision)
             except (ImportError, ValueError) as error:
@@ -125,7 +101,7 @@ def choose(write, path, images, expected, labels, batch, max_loss, precisions):
         fastest = min(good, key=lambda one: one.time)
         print(table(candidates, fastest, batch, labels is not None))
         report = _keep(fastest, path)
-    lines = _LOADING[fastest.format].format(path=report.path)
+    lines = FORMATS[fastest.format].code.format(path=report.path)
     print(f"\nKept: {report.path}\n\n{lines}")
     return report
 
@@ -145,7 +121,7 @@ def _measure(candidates, images):
 def _keep(one, path):
     """Moves an artifact, and what belongs to it, to its place."""
     made = one.report.path
-    final = path / FILES[one.format]
+    final = path / FORMATS[one.format].file
     beside = ()
     if one.format == "saved_model":  # a new version: the old one may serve
         taken = [int(p.name) for p in final.glob("*") if p.name.isdigit()]

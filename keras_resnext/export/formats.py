@@ -78,16 +78,28 @@ class Format:
             of sentences on what has been left out.
         load: From the path to the runtime's name and a function from images
             to outputs, both NumPy arrays; several outputs are a dictionary.
+        file: The artifact's name, where nobody chooses another one.
         precisions: What `Job.precision` may be.
+        code: Lines of Python that run the artifact at `{path}` on `images`.
+        holds: A file in the artifact, if that is a folder.
         packages: What both import, beside TensorFlow.
         quantizer: What writes `"int8"`, where that is another package.
     """
 
     write: Callable
     load: Callable
+    file: str
     precisions: tuple[str, ...]
+    code: str
+    holds: str | None = None
     packages: tuple[str, ...] = ()
     quantizer: tuple[str, ...] = ()
+
+    def is_at(self, path):
+        """Tells whether a path, `pathlib.Path`, is such an artifact."""
+        if self.holds:
+            return (path / self.holds).is_file()
+        return path.is_file() and path.suffix == pathlib.Path(self.file).suffix
 
 
 def _single(outputs):
@@ -357,26 +369,48 @@ FORMATS = {
     "saved_model": Format(
         _write_saved_model,
         _load_saved_model,
+        "saved_model",
         ("float32", "bfloat16", "float16"),
+        """\
+import tensorflow as tf
+run = tf.saved_model.load("{path}").signatures["serving_default"]
+outputs = run(tf.constant(images))["outputs"].numpy()""",
+        holds="saved_model.pb",
     ),
     "onnx": Format(
         _write_onnx,
         _load_onnx,
+        "model.onnx",
         ("float32", "float16", "int8"),
-        ("tf2onnx", "onnx", "onnxruntime"),
+        """\
+import onnxruntime
+session = onnxruntime.InferenceSession("{path}")
+outputs = session.run(None, {{"images": images}})[0]""",
+        packages=("tf2onnx", "onnx", "onnxruntime"),
     ),
     "litert": Format(
         _write_litert,
         _load_litert,
+        "model.tflite",
         ("float32", "float16", "int8"),
-        ("ai_edge_litert",),
+        """\
+from ai_edge_litert.interpreter import Interpreter
+run = Interpreter("{path}", num_threads=2).get_signature_runner()
+outputs = run(images=images)["outputs"]""",
+        packages=("ai_edge_litert",),
     ),
     "openvino": Format(
         _write_openvino,
         _load_openvino,
+        "openvino",
         ("float32", "float16", "int8"),
-        ("openvino",),
-        ("nncf",),
+        """\
+import openvino
+model = openvino.compile_model("{path}/model.xml", "CPU")
+outputs = model({{"images": images}})["outputs"]""",
+        holds="model.xml",
+        packages=("openvino",),
+        quantizer=("nncf",),
     ),
 }
 
@@ -395,15 +429,15 @@ def load(path):
     Raises:
         ValueError: If `path` is nothing of these.
     """
-    suffixes = {".onnx": "onnx", ".tflite": "litert"}
-    files = {"saved_model": "saved_model.pb", "openvino": "model.xml"}
-    found = [suffixes.get(path.suffix)] if path.is_file() else []
-    found += [format for format, f in files.items() if (path / f).exists()]
+    kinds = FORMATS.values()
+    files = [pathlib.Path(kind.file).suffix for kind in kinds if not kind.holds]
+    folders = [kind.holds for kind in kinds if kind.holds]
+    found = [kind for kind in kinds if kind.is_at(path)]
     require(
-        bool(found) and found[0] is not None,
-        "An artifact must be a .onnx or .tflite file, or a folder with "
-        + " or ".join(files.values()),
+        bool(found),
+        f"An artifact must be a {' or '.join(files)} file, or a folder with "
+        + " or ".join(folders),
         "Pass what an export wrote.",
         path=str(path),
     )
-    return FORMATS[found[0]].load(path)
+    return found[0].load(path)
