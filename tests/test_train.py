@@ -525,6 +525,8 @@ def test_erasing_takes_a_part_of_a_share_of_the_pictures(split):
 def test_a_recipe_makes_an_optimizer(name):
     recipe = recipes.RECIPES[name]
     assert "https://" in recipe.source
+    page = pathlib.Path(__file__).parents[1] / "docs/train.md"
+    assert f"\n| `{name}` |" in page.read_text("utf-8")
     steps = 100 * recipe.epochs
     optimizer = models.make_optimizer(recipe, steps)
     rate = optimizer._learning_rate
