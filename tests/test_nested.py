@@ -468,7 +468,7 @@ def test_replace_top_that_is_inside():
         ],
         "a head that pools": [
             keras.Model(base.input, base.get_layer("conv3_block1_out").output),
-            keras.Sequential([keras.layers.GlobalAveragePooling2D(2), head()]),
+            keras.Sequential([keras.layers.GlobalAveragePooling2D(), head()]),
         ],
         "an activation apart": [backbone_of(base), keras.layers.Dense(3), end],
     }
