@@ -44,8 +44,6 @@ BARE = 'import sys; sys.modules["tensorflow"] = None'
 KILL = """
 import os, signal
 from training import resume
-
-SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 write = resume.Run.write
 def write_and_die(run, **now):
     write(run, **now)
