@@ -450,6 +450,7 @@ def test_single_pictures_are_augmented_at_random():
     for change in (
         augment.trivial_augment,
         lambda image, random: augment.rand_augment(image, random, 7),
+        augment.change_colours,
         lambda image, random: augment.resized_crop(image, 32, random),
     ):
         results = [
@@ -495,6 +496,100 @@ def test_each_operation_does_what_its_name_says():
         np.testing.assert_allclose(
             found[inside], result.clip(0, 255)[inside], atol=1.5, err_msg=name
         )
+
+
+class Drawn:
+    """Stands for a random generator whose draws are known."""
+
+    def __init__(self, order, shares, normal):
+        self.order, self.shares, self.drawn = order, iter(shares), normal
+
+    def permutation(self, n):
+        assert n == len(self.order)
+        return self.order
+
+    def uniform(self, least, most):
+        assert (least, most) == (-0.4, 0.4)
+        return next(self.shares)
+
+    def normal(self, mean, deviation, n):
+        assert (mean, deviation, n) == (0, 0.1, len(self.drawn))
+        return np.array(self.drawn)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0]])
+def test_colours_change_as_in_the_papers_code(order):
+    y, x = np.mgrid[:16, :16]
+    pixels = np.stack([80 + 2 * x, 90 + 2 * y, 130 - x], -1).astype("uint8")
+
+    def blend(image, other, share):
+        return other + (1 + share) * (image - other)
+
+    def grey(image):
+        return (image @ [0.299, 0.587, 0.114])[..., None]
+
+    expected, shares = pixels.astype("float64"), [0.3, -0.2, 0.1]
+    for step, share in zip(order, shares, strict=True):
+        other = (0, grey(expected).mean(), grey(expected))[step]
+        expected = blend(expected, other, share)
+    # The first direction is about the same in all three: it makes lighter or
+    # darker; the second parts red from blue.
+    directions = [[-0.5675, 0.7192], [-0.5808, -0.0045], [-0.5836, -0.6948]]
+    light = np.array(directions) @ [0.2175 * -0.1, 0.0188 * 0.2]
+    found = augment.change_colours(
+        Image.fromarray(pixels), Drawn(order, shares, [-0.1, 0.2, 0])
+    )
+    # Pillow cuts off the fraction each time.
+    np.testing.assert_allclose(
+        np.asarray(found), expected + 255 * light, atol=3
+    )
+
+
+def test_colours_stay_within_8_bits():
+    black = Image.new("RGB", (4, 4))
+    dark = Drawn([0, 1, 2], [0, 0, 0], [3.0, 0, 0])  # 0.37 below zero
+    assert not np.asarray(augment.change_colours(black, dark)).any()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_repeated_pictures_come_together(split, workers):
+    """Each of them as often in one batch, and changed anew each time."""
+    recipe = dataclasses.replace(
+        recipes.RECIPES["paper_cifar"], batch_size=12, repeats=4
+    )
+    # Its number stands for a picture's label.
+    numbered = dataclasses.replace(
+        split,
+        labels=np.arange(len(split.labels)),
+        classes=[str(i) for i in range(len(split.labels))],
+    )
+    plans = [
+        batches.Plan(numbered, recipe, 16, 0, worker, workers)
+        for worker in range(workers)
+    ]
+    seen = []
+    for step in range(plans[0].steps):
+        parts = [plan.batch(1, step) for plan in plans]
+        images = np.concatenate([images for images, _, _ in parts])
+        numbers = np.concatenate([labels for _, labels, _ in parts])
+        different, counts = np.unique(numbers, return_counts=True)
+        assert counts.tolist() == [4, 4, 4]
+        seen.extend(different)
+        for number in different:
+            same = images[numbers == number]
+            assert len({image.tobytes() for image in same}) > 1
+        for _, share, _ in parts:  # each worker sees all of them
+            assert set(share) == set(different)
+    assert len(set(seen)) == len(seen) == 3 * plans[0].steps
+
+
+def test_repeats_need_not_divide_the_batch(split):
+    recipe = dataclasses.replace(QUICK, batch_size=16, repeats=3)
+    plan = batches.Plan(split, recipe, 16, 0)
+    order = np.concatenate([plan._chosen(0, i) for i in range(plan.steps)])
+    counts = np.unique(order, return_counts=True)[1]
+    assert len(order) == 16 * plan.steps
+    assert sorted(counts)[1:] == [3] * (len(counts) - 1)
 
 
 def test_erasing_takes_a_part_of_a_share_of_the_pictures(split):

@@ -143,6 +143,40 @@ def rand_augment(image, random, magnitude):
     return image
 
 
+# Of ImageNet's colours, red, green and blue in 0..1: the directions in which
+# they vary most, one in each column, and how much they do.
+_DIRECTIONS = np.array(
+    [
+        [-0.5675, 0.7192, 0.4009],
+        [-0.5808, -0.0045, -0.8140],
+        [-0.5836, -0.6948, 0.4203],
+    ]
+)
+_VARIANCES = np.array([0.2175, 0.0188, 0.0045])
+
+
+def change_colours(image, random):
+    """Changes brightness, contrast, saturation and the colour of the light.
+
+    The first three by up to 40 %, in any order; then one colour is added to
+    all pixels, drawn along the directions in which ImageNet's colours vary.
+
+    Source: Krizhevsky et al., https://papers.nips.cc/paper/4824, section 4.1,
+    for the light; all as in https://github.com/facebookresearch/ResNeXt,
+    which does not cut off what leaves 0..255, as 8 bits have to.
+
+    Args:
+        image: `PIL.Image.Image` in RGB.
+        random: `np.random.Generator`.
+    """
+    names = "brightness", "contrast", "color"
+    for i in random.permutation(3):
+        image = _OPERATIONS[names[i]][0](image, random.uniform(-0.4, 0.4))
+    light = _DIRECTIONS @ (random.normal(0, 0.1, 3) * _VARIANCES)
+    pixels = np.rint(np.asarray(image) + 255 * light)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype("uint8"))
+
+
 def _draw(random):
     return list(_OPERATIONS.values())[random.integers(len(_OPERATIONS))]
 

@@ -88,16 +88,25 @@ class Plan:
             uint8 `(batch, height, width, 3)`, or features as they are; int64
             `(batch,)`; a non-negative int64.
         """
-        order = _order(len(self.split.labels), self.seed, int(epoch))
-        size = self.recipe.batch_size
-        chosen = order[int(step) * size : (int(step) + 1) * size]
-        chosen = np.array_split(chosen, self.workers)[self.worker]
+        chosen = np.array_split(self._chosen(epoch, step), self.workers)
+        chosen = chosen[self.worker]
         # A zero at the end changes nothing.
         random = np.random.default_rng(
             [self.seed, int(epoch), int(step), self.worker]
         )
         images = self._images(chosen, random)
         return images, self.split.labels[chosen], random.integers(2**31)
+
+    def _chosen(self, epoch, step):
+        """Returns the numbers of the pictures in a batch."""
+        order = _order(len(self.split.labels), self.seed, int(epoch))
+        size, repeats = self.recipe.batch_size, self.recipe.repeats
+        places = np.arange(int(step) * size, (int(step) + 1) * size)
+        # A picture's repeats far from each other, so that workers share them.
+        # Source: torchvision's `RASampler`.
+        return np.concatenate(
+            [order[places[i::repeats] // repeats] for i in range(repeats)]
+        )
 
     def _images(self, chosen, random):
         images, recipe = self.split.images, self.recipe
@@ -133,6 +142,8 @@ class Plan:
             image = augment.trivial_augment(image, random)
         if recipe.augment == "rand":
             image = augment.rand_augment(image, random, recipe.magnitude)
+        if recipe.augment == "colours":
+            image = augment.change_colours(image, random)
         return np.asarray(image)
 
     def finish(self, images, labels, key):

@@ -26,6 +26,9 @@ class Recipe:
         source: Where the recipe is published.
         epochs: Number of passes over the training pictures.
         batch_size: Pictures in a step; an update sees `accumulate` steps.
+        repeats: How often a picture comes in a batch, changed anew each time
+            (repeated augmentation); an epoch then has as many pictures as
+            ever, and so fewer different ones.
         accumulate: Steps whose gradients are averaged for one update.
         optimizer: `"sgd"`, with momentum 0.9, or `"lamb"`.
         nesterov: Whether that momentum is Nesterov's.
@@ -49,8 +52,9 @@ class Recipe:
             border; `"resized"`: a random part of 8 to 100 %, resized;
             `"fit"`: the whole, the same in each epoch.
         flip: Whether to mirror every second picture.
-        augment: `"none"`, `"trivial"` (TrivialAugment) or `"rand"`
-            (RandAugment, two operations).
+        augment: `"none"`, `"trivial"` (TrivialAugment), `"rand"`
+            (RandAugment, two operations) or `"colours"` (brightness,
+            contrast, saturation and the colour of the light).
         magnitude: Of RandAugment, 0..10; each picture's deviates by 0.5.
         mixup: Parameter of MixUp's beta distribution; 0 for none.
         cutmix: Parameter of CutMix's; with both, every second batch has it.
@@ -69,6 +73,7 @@ class Recipe:
     epochs: int
     batch_size: int
     learning_rate: float
+    repeats: int = 1
     accumulate: int = 1
     optimizer: str = "sgd"
     nesterov: bool = True
@@ -104,7 +109,7 @@ CHOICES = {
     "schedule": ("cosine", "steps"),
     "loss": ("softmax", "sigmoid"),
     "crop": ("pad", "reflect", "resized", "fit"),
-    "augment": ("none", "trivial", "rand"),
+    "augment": ("none", "trivial", "rand", "colours"),
 }
 
 # Which numbers a field may be; each one, if it has several.
@@ -113,6 +118,7 @@ _FROM_0 = Number(float, 0)
 NUMBERS = {
     "epochs": POSITIVE,
     "batch_size": POSITIVE,
+    "repeats": POSITIVE,
     "accumulate": POSITIVE,
     "learning_rate": Number(float, 0, open="least"),
     "milestones": SHARE,
@@ -171,7 +177,6 @@ RECIPES = {
         sizes=(32,),
         crop="pad",
     ),
-    # Left out: the changes of colours in its code.
     "paper_imagenet": Recipe(
         source=f"{_PAPER}, section 4; {_PAPER_CODE}",
         epochs=90,
@@ -181,6 +186,7 @@ RECIPES = {
         milestones=(30 / 90, 60 / 90),
         weight_decay=1e-4,
         test_resize=256,
+        augment="colours",
     ),
     # Of ResNeXt-50; the deeper ones had 100 epochs there, too. Eight
     # processes of 32 (ResNeXt-101: 64 processes of the same learning rate).
@@ -195,11 +201,11 @@ RECIPES = {
         weight_decay=1e-4,
         test_resize=256,
     ),
-    # Left out: each picture four times in an epoch (repeated augmentation).
     "torchvision_v2": Recipe(
         source=f"{_TORCHVISION}/issues/3995#new-recipe-with-fixres",
         epochs=600,
         batch_size=1024,
+        repeats=4,
         nesterov=False,
         learning_rate=0.5,
         warm_up=5 / 600,
@@ -215,11 +221,11 @@ RECIPES = {
         cutmix=1.0,
         erasing=0.1,
     ),
-    # Left out: repeated augmentation, three times.
     "rsb_a2": Recipe(
         source=f"{_RSB}, table 2",
         epochs=300,
         batch_size=2048,
+        repeats=3,
         optimizer="lamb",
         learning_rate=5e-3,
         warm_up=5 / 300,
