@@ -1,109 +1,48 @@
 """ResNeXt for Keras 3: exact, fast, with the public weights."""
 
+import importlib.util
 import pathlib
 import sys
 
 from keras_resnext import processor
 
 __version__ = "0.1.0"
-__all__ = [
-    "LegacySEResNeXt26",
-    "LegacySEResNeXt50",
-    "LegacySEResNeXt101",
-    "ResNeXt",
-    "ResNeXt29",
-    "ResNeXt50",
-    "ResNeXt50D",
-    "ResNeXt101",
-    "ResNeXt101_32x8d",
-    "ResNeXt101_32x16d",
-    "ResNeXt101_32x32d",
-    "ResNeXt101_32x48d",
-    "ResNeXt101_64x4d",
-    "ResNeXt152",
-    "ResNet18",
-    "ResNet34",
-    "ResNet50",
-    "ResNet50D",
-    "ResNet101",
-    "ResNet152",
-    "SEResNeXt26D",
-    "SEResNeXt26T",
-    "SEResNeXt50",
-    "SEResNeXt101",
-    "SEResNeXt101D_32x8d",
-    "SEResNeXt101_32x8d",
-    "SEResNeXt101_64x4d",
-    "SEResNeXtAA101D_32x8d",
-    "SEResNeXtAA201D_32x8d",
-    "SEResNet50",
-    "WideResNet50_2",
-    "WideResNet101_2",
-    "build",
-    "decode_predictions",
-    "eval_transform",
-    "export",
-    "from_hub",
-    "layers",
-    "preprocess_input",
-    "registry",
-    "transfer",
-    "weights",
-]
 
 processor.use_onednn()  # before Keras loads TensorFlow
 
-# The command line imports what its command needs: `list` is to answer at once,
-# and Keras takes seconds. "-m" is the program's name until its module, which
-# is ours then, has been found.
-if pathlib.Path(*sys.argv[:1]).stem not in (
-    *("-m", "keras-resnext"),
-    "serving_client",  # which the server has all of this for
-):
-    from keras_resnext import export, layers, registry, transfer, weights
-    from keras_resnext.preprocessing import (
-        decode_predictions,
-        eval_transform,
-        preprocess_input,
+
+def _loads_keras_later():
+    """Tells whether the program loads Keras itself, if it needs it.
+
+    Keras takes seconds: `keras-resnext list` is to answer at once, and a
+    client of a server or a benchmark of other engines has no use for it. Such
+    a script says `__keras_later__ = True` before it imports this package.
+    """
+    program = pathlib.Path(*sys.argv[:1]).stem
+    if program == "-m":  # until the module has been found that is to run
+        return "keras_resnext" in sys.orig_argv
+    return program == "keras-resnext" or any(
+        hasattr(sys.modules.get(main), "__keras_later__")
+        for main in ("__main__", "__mp_main__")  # the latter in its children
     )
-    from keras_resnext.resnext import (
-        LegacySEResNeXt26,
-        LegacySEResNeXt50,
-        LegacySEResNeXt101,
-        ResNet18,
-        ResNet34,
-        ResNet50,
-        ResNet50D,
-        ResNet101,
-        ResNet152,
-        ResNeXt,
-        ResNeXt29,
-        ResNeXt50,
-        ResNeXt50D,
-        ResNeXt101,
-        ResNeXt101_32x8d,
-        ResNeXt101_32x16d,
-        ResNeXt101_32x32d,
-        ResNeXt101_32x48d,
-        ResNeXt101_64x4d,
-        ResNeXt152,
-        SEResNet50,
-        SEResNeXt26D,
-        SEResNeXt26T,
-        SEResNeXt50,
-        SEResNeXt101,
-        SEResNeXt101_32x8d,
-        SEResNeXt101_64x4d,
-        SEResNeXt101D_32x8d,
-        SEResNeXtAA101D_32x8d,
-        SEResNeXtAA201D_32x8d,
-        WideResNet50_2,
-        WideResNet101_2,
-        build,
-        from_hub,
-    )
+
+
+# At once for everyone else: Keras finds the layers of a file that it loads
+# only where they have been imported.
+if not _loads_keras_later():
+    from keras_resnext.api import *  # noqa: F403
+    from keras_resnext.api import __all__
+
+
+def __getattr__(name):
+    """Loads a module, or Keras and all public names, at the first use."""
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(f"No attribute {name} in {__name__}.")
+    if importlib.util.find_spec(f"{__name__}.{name}"):
+        return importlib.import_module(f"{__name__}.{name}")
+    return getattr(importlib.import_module(f"{__name__}.api"), name)
 
 
 def __dir__():
     """Returns the public names."""
-    return sorted([*__all__, "__version__"])
+    return sorted([*__getattr__("__all__"), "__version__"])

@@ -46,6 +46,7 @@ import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+__keras_later__ = True  # only in the processes that need it
 
 import numpy as np
 import tqdm

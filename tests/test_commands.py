@@ -22,17 +22,22 @@ from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, resolve
 PICTURES = pathlib.Path(keras_resnext.__file__).with_name("pictures")
 
 
-def run(*words, path=None):
+def python(*words, path=()):
     """Runs a process of its own; returns its status, output and errors."""
-    where = [path or "", str(PICTURES.parents[1])]
+    where = [*map(str, path), str(PICTURES.parents[1])]
     result = subprocess.run(
-        [sys.executable, "-m", "keras_resnext", *map(str, words)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, where))},
+        [sys.executable, *map(str, words)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(where)},
         capture_output=True,
         text=True,
         check=False,
     )
     return result.returncode, result.stdout, result.stderr
+
+
+def run(*words, path=()):
+    """Runs a command in a process of its own."""
+    return python("-m", "keras_resnext", *words, path=path)
 
 
 @pytest.fixture
@@ -81,7 +86,7 @@ def test_version(capsys):
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(words, sentence, without_keras):
-    status, output, errors = run(*words, path=without_keras)
+    status, output, errors = run(*words, path=[without_keras])
     assert (status, output) == (2, "")
     assert sentence in errors
     assert "Traceback" not in errors and len(errors.splitlines()) == 1
@@ -92,7 +97,7 @@ def test_bad_input_is_one_sentence_and_status_2(words, sentence, without_keras):
 
 def test_list_needs_no_keras(without_keras):
     for words in (["list"], ["list", "--json"], ["--version"]):
-        status, output, errors = run(*words, path=without_keras)
+        status, output, errors = run(*words, path=[without_keras])
         assert (status, errors) == (0, "") and output
 
 
@@ -295,3 +300,38 @@ def test_help_and_completion_have_the_public_names():
     assert set(dir(keras_resnext)) == names | {"__version__"}
     for name in names:
         assert getattr(keras_resnext, name).__doc__
+
+
+@pytest.mark.parametrize(
+    ("lines", "loaded"),
+    [
+        ("import keras_resnext", True),
+        ("__keras_later__ = True; import keras_resnext", False),
+        (
+            "__keras_later__ = True; from keras_resnext import ResNeXt50",
+            True,
+        ),
+    ],
+)
+@pytest.mark.parametrize("as_module", [False, True])
+def test_keras_is_loaded_at_once_unless_a_program_says_later(
+    lines, loaded, as_module, without_keras, tmp_path
+):
+    """Else Keras finds no layers of ours in a file that it loads."""
+    file = tmp_path / "keras_resnext_of_mine.py"
+    file.write_text(f"{lines}; print('no Keras')")
+    words = ("-m", file.stem) if as_module else (file,)
+    status, output, errors = python(*words, path=[without_keras, tmp_path])
+    expected = (1, "") if loaded else (0, "no Keras\n")
+    assert (status, output) == expected
+    assert ("Keras was imported" in errors) == loaded
+
+
+def test_a_package_that_runs_as_a_module_has_the_names(without_keras, tmp_path):
+    """While Python looks for it, its own name is not known yet."""
+    package = tmp_path / "trainer"
+    package.mkdir()
+    (package / "__init__.py").write_text("import keras_resnext")
+    (package / "__main__.py").write_text("")
+    errors = python("-m", "trainer", path=[without_keras, tmp_path])[2]
+    assert "Keras was imported" in errors
