@@ -1,3 +1,39 @@
-"""Loaded before any test: this package before Keras, as users should."""
+"""What tests share."""
 
-import keras_resnext  # noqa: F401
+import os
+import subprocess
+import sys
+
+# Else OpenVINO's converter reports each model to its maker, in threads that
+# take seconds of every export.
+os.environ.setdefault("CI", "true")
+
+import keras_resnext  # noqa: F401 (before Keras, as users should)
+
+# isort: split
+import pytest
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """Gives what runs a command's `main` here, where that is what is tested.
+
+    It returns what a process of its own would have, which takes seconds only
+    to import TensorFlow. What would be a traceback there is raised here.
+    """
+
+    def run(main, *words):
+        words = [main.__module__, *map(str, words)]
+        monkeypatch.setattr(sys, "argv", words)
+        capsys.readouterr()
+        status = None
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code
+        output, errors = capsys.readouterr()
+        if isinstance(status, str):
+            status, errors = 1, f"{errors}{status}\n"
+        return subprocess.CompletedProcess(words, status or 0, output, errors)
+
+    return run

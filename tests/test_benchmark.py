@@ -1,5 +1,6 @@
 """The benchmark's arithmetic, and each part of it at work on a small scale."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ from keras_resnext.registry import ARCHITECTURES
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the exports are TensorFlow's", allow_module_level=True)
+import benchmark
 from benchmarks import compare, growth, tasks
 
 BENCHMARK = pathlib.Path(__file__).parents[1] / "scripts" / "benchmark.py"
@@ -209,9 +211,12 @@ def test_gpu_needs_no_tensorflow(tmp_path):
     assert stored["parameters"] == learnt
 
 
-def test_unknown_network_is_one_sentence(tmp_path):
+def test_unknown_network_is_one_sentence(tmp_path, monkeypatch, run_here):
     pytest.importorskip("torch", reason="pip install -e '.[parity]'")
-    answer = run("compare", "--network", "vgg", "--out", tmp_path)
+    here = concurrent.futures.ThreadPoolExecutor
+    monkeypatch.setattr(benchmark, "process", lambda: here(1))
+    words = ("compare", "--network", "vgg", "--out", tmp_path)
+    answer = run_here(benchmark.main, *words)
     assert answer.returncode == 1
     last = answer.stderr.splitlines()[-1]
     assert last.startswith("`--network` must be one of resnext50_32x4d, ")
@@ -246,11 +251,13 @@ def test_serve_asks_from_many_clients(tmp_path):
         assert float(speed) > 0 and 0 < float(median) <= float(worst)
 
 
-def test_a_server_that_is_down_is_one_sentence(tmp_path):
+def test_a_server_that_is_down_is_one_sentence(tmp_path, run_here):
     pytest.importorskip("tensorflow_serving", reason="pip install '.[export]'")
-    answer = run("serve", tmp_path, "--grpc", "localhost:1", "--out", tmp_path)
+    server = ("--grpc", "localhost:1", "--out", tmp_path)
+    answer = run_here(benchmark.main, "serve", tmp_path, *server)
     assert answer.returncode == 1
     last = answer.stderr.splitlines()[-1]
     assert last.startswith("A server that answers is required. Received: UNAV")
     answer = run("serve", tmp_path / "none", "--out", tmp_path)
+    assert answer.returncode == 1 and "Traceback" not in answer.stderr
     assert "A folder that `export` wrote as a SavedMo" in answer.stderr

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 
 import keras
 import numpy as np
@@ -15,6 +16,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import keras_resnext
+import train
+from training import distribute
 
 TESTS = pathlib.Path(__file__).parent
 TRAIN = TESTS.parent / "scripts" / "train.py"
@@ -180,7 +183,9 @@ def test_two_devices_and_two_workers(begin, start, tmp_path):
 
 
 @tensorflow_only
-@pytest.mark.parametrize("onednn", ["0", "1"])
+@pytest.mark.parametrize(
+    "onednn", [pytest.param("0", marks=pytest.mark.slow), "1"]
+)
 def test_replica_without_an_image(begin, onednn):
     """Nine images in batches of four leave one, for the first of two."""
     code = """
@@ -252,7 +257,7 @@ def test_a_training_on_two_jax_devices_is_as_on_one(begin, tmp_path):
         **{"x_test": images[32:], "y_test": labels[32:]},
     )
 
-    def train(strategy, devices):
+    def training(strategy, devices):
         return begin(
             *(TRAIN, "--data", tmp_path / "data.npz"),
             # From trained weights and at a low rate: in a new network, what
@@ -266,8 +271,8 @@ def test_a_training_on_two_jax_devices_is_as_on_one(begin, tmp_path):
             XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
         )
 
-    end(train("none", 1))
-    end(train("mirrored", 2))
+    end(training("none", 1))
+    end(training("mirrored", 2))
     one, two = (
         np.genfromtxt(tmp_path / name / "log.csv", delimiter=",", names=True)
         for name in ("none", "mirrored")
@@ -295,7 +300,7 @@ def test_workers_go_on_after_kill(begin, tmp_path):
         **{"x_test": images[80:], "y_test": labels[80:]},
     )
 
-    def train(out):
+    def training(out):
         return [
             begin(
                 *(TRAIN, "--data", tmp_path / "data.npz", "--out", out),
@@ -310,8 +315,8 @@ def test_workers_go_on_after_kill(begin, tmp_path):
         ]
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    end(*train(whole))
-    workers = train(cut)
+    end(*training(whole))
+    workers = training(cut)
     while not (cut / "state.npz").exists():
         assert [worker.poll() for worker in workers] == [None, None]
         time.sleep(0.02)
@@ -319,7 +324,7 @@ def test_workers_go_on_after_kill(begin, tmp_path):
         worker.kill()
         worker.wait()
     assert not (cut / "result.json").exists()
-    end(*train(cut))
+    end(*training(cut))
     once = load_file(whole / "weights.safetensors")
     again = load_file(cut / "weights.safetensors")
     assert once.keys() == again.keys()
@@ -329,26 +334,17 @@ def test_workers_go_on_after_kill(begin, tmp_path):
     assert len(log) == 1 + 3  # a header and the chief's epochs, once each
 
 
-def test_batch_that_devices_cannot_share(tmp_path):
-    pytest.importorskip("jax")
+def test_batch_that_devices_cannot_share(tmp_path, monkeypatch, run_here):
     images, labels = np.zeros((30, 8, 8, 3), "uint8"), np.arange(30) % 3
     parts = {"x_train": images, "y_train": labels}
     parts |= {"x_test": images, "y_test": labels}
     np.savez(tmp_path / "data.npz", **parts)
-    answer = subprocess.run(
-        [
-            *(sys.executable, TRAIN, "--data", tmp_path / "data.npz"),
-            *("--out", tmp_path / "out", "--batch-size", "15"),
-            *("--strategy", "mirrored"),
-        ],
-        env=os.environ
-        | {
-            "KERAS_BACKEND": "jax",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
+    two = types.SimpleNamespace(replicas=2)
+    monkeypatch.setattr(distribute, "choose", lambda name: two)
+    answer = run_here(
+        *(train.main, "--data", tmp_path / "data.npz"),
+        *("--out", tmp_path / "out", "--batch-size", "15"),
+        *("--dtype", "float32", "--no-deterministic"),
     )
     assert answer.returncode == 1
     assert "--batch-size 15 for 2 devices" in answer.stderr.splitlines()[-1]
@@ -357,9 +353,6 @@ def test_batch_that_devices_cannot_share(tmp_path):
 
 @pytest.mark.parametrize("config", ["", "{}", '{"cluster": {"worker": []}}'])
 def test_multi_worker_needs_a_cluster(monkeypatch, config):
-    monkeypatch.syspath_prepend(TRAIN.parent)
-    from training import distribute
-
     monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(ValueError, match=r"Received: (TF_CONFIG|multi_worker)"):
         distribute.choose("multi_worker")

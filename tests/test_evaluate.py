@@ -180,9 +180,9 @@ def archive(tmp_path):
     return path
 
 
-def test_shipped_weights(archive, tmp_path):
-    result = run(
-        *(SCRIPTS / "evaluate.py", "resnext29", "--weights", "cifar10"),
+def test_shipped_weights(archive, tmp_path, run_here):
+    result = run_here(
+        *(evaluate.main, "resnext29", "--weights", "cifar10"),
         *("--data", archive, "--out", tmp_path / "run"),
     )
     assert result.returncode == 0, result.stderr

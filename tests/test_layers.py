@@ -227,10 +227,10 @@ def test_wrong_groups(channels, groups, filters):
         GroupedConv2D(filters, 3, groups=groups).build((1, 8, 8, channels))
 
 
+@pytest.mark.slow
+@needs_tensorflow
 def test_without_onednn():
     """One step of training where TensorFlow lacks the gradients."""
-    if not TENSORFLOW:
-        pytest.skip("about TensorFlow")
     code = """
 import keras, numpy as np
 from keras_resnext import layers
@@ -257,6 +257,7 @@ print("directly" if layers._trains_directly() else "split")
     assert result.stdout.split()[-1] == "split"
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_graph_is_served_without_onednn(tmp_path):
     """A graph traced where oneDNN is on, by `export` of Keras."""

@@ -22,6 +22,7 @@ def python(code, backend="jax"):
     return result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_works_without_tensorflow(backend):
     pytest.importorskip(backend)

@@ -25,6 +25,7 @@ NAMES = json.loads(
     pathlib.Path(__file__).with_name("layer_names.json").read_text()
 )
 numpy = ops.convert_to_numpy
+anywhere = pytest.mark.anywhere
 # Those of more than 50 layers repeat the same blocks, and take long together.
 every_architecture = pytest.mark.parametrize(
     "name",
@@ -159,6 +160,7 @@ def channels_first():
 # What is built
 
 
+@anywhere
 @every_architecture
 def test_parameters(name, unallocated):
     row = ARCHITECTURES[name]
@@ -170,8 +172,11 @@ def test_parameters(name, unallocated):
         assert f" of {count:,} parameters" in constructor.__doc__
     assert model.name == name
     assert model.output_shape == (None, row.classes)
+    maps = model.get_layer("avg_pool").input
+    assert maps.shape[-1] == CHANNELS.get(name, 2048)
 
 
+@anywhere
 def test_every_architecture_has_a_count_and_a_constructor():
     assert set(PARAMETERS) == set(ARCHITECTURES)
     public = {
@@ -181,18 +186,21 @@ def test_every_architecture_has_a_count_and_a_constructor():
     assert sorted([*rows, "ResNeXt"]) == sorted(public)
 
 
+@anywhere
 @pytest.mark.parametrize("name", NAMES)
 def test_layer_names(name, unallocated):
     # Without the input, whose name is counted up by Keras.
     assert [layer.name for layer in build(name).layers[1:]] == NAMES[name]
 
 
+@anywhere
 def test_golden_layer_names_are_of_each_kind():
     # Written down once by the package, and reviewed.
     lengths = {name: len(names) for name, names in NAMES.items()}
     assert lengths == {"resnext50_32x4d": 179, "resnet18": 73, "resnext29": 103}
 
 
+@anywhere
 @pytest.mark.parametrize("name", ["ResNet50", "ResNet101", "ResNet152"])
 def test_layers_are_named_as_in_keras_applications(name, unallocated):
     ours, theirs = (
@@ -229,6 +237,7 @@ def test_normalisations_are_as_in_pytorch():
 # Signatures
 
 
+@anywhere
 @every_architecture
 def test_signature_is_that_of_keras_applications(name):
     row = ARCHITECTURES[name]
@@ -249,6 +258,7 @@ def test_signature_is_that_of_keras_applications(name):
     ] == list(defaults.items())
 
 
+@anywhere
 def test_signature_of_the_builder():
     keras_names = list(
         inspect.signature(keras.applications.ResNet50).parameters
@@ -258,6 +268,7 @@ def test_signature_of_the_builder():
     assert ours[3 : 3 + len(keras_names)] == keras_names
 
 
+@anywhere
 @pytest.mark.parametrize(
     "name", ["ResNeXt", *(row.constructor for row in ARCHITECTURES.values())]
 )
@@ -270,6 +281,7 @@ def test_documentation(name):
     )
 
 
+@anywhere
 @pytest.mark.parametrize(
     "function, first",
     [
@@ -301,7 +313,9 @@ def test_arguments_by_position(function, first, unallocated):
 CHANNELS = {"resnet18": 512, "resnet34": 512, "resnext29": 1024}
 
 
-@every_architecture
+# The maps of all others: `test_parameters`.
+@anywhere
+@pytest.mark.parametrize("name", ["resnext50_32x4d", *CHANNELS])
 def test_without_top(name, unallocated):
     channels = CHANNELS.get(name, 2048)
     assert build(name, include_top=False).output_shape == (
@@ -309,6 +323,7 @@ def test_without_top(name, unallocated):
     )
 
 
+@anywhere
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("pooling", [None, "avg", "max"])
 @pytest.mark.parametrize("name", ["resnet18", "resnext29"])
@@ -337,6 +352,7 @@ def test_pooled_values(file):
     np.testing.assert_array_equal(largest, maps.max((1, 2)))
 
 
+@anywhere
 @pytest.mark.parametrize(
     "name, shape",
     [("resnet18", (224, 224, 3)), ("resnext29", (32, 32, 3))],
@@ -516,6 +532,7 @@ WRONG = [
 ]
 
 
+@anywhere
 @pytest.mark.parametrize("options, requirement, received", WRONG)
 def test_wrong_argument(options, requirement, received):
     with pytest.raises(ValueError) as caught:
@@ -530,6 +547,7 @@ def test_integers_of_numpy():
     assert model.output_shape == (None, 3)
 
 
+@anywhere
 def test_unknown_argument():
     with pytest.raises(TypeError, match="'strides'"):
         keras_resnext.ResNet18(weights=None, strides=2)
@@ -546,6 +564,7 @@ SOFTMAX = (
 RGB = "Pretrained weights take images of 3 channels"
 
 
+@anywhere
 @pytest.mark.parametrize(
     "options, requirement, received",
     [
@@ -593,6 +612,7 @@ def test_wrong_argument_is_found_before_the_download(
 TORCHVISION = "https://download.pytorch.org/models"
 
 
+@anywhere
 @pytest.mark.parametrize(
     "name, options, url",
     [
@@ -623,6 +643,7 @@ def test_chosen_checkpoint(name, options, url, fetched):
     assert fetched == [url]
 
 
+@anywhere
 def test_a_folder_named_as_the_weights(tmp_path, monkeypatch, fetched):
     # Many a dataset is in a folder "imagenet" beside the script.
     (tmp_path / "imagenet").mkdir()
@@ -646,6 +667,7 @@ def test_download(tmp_path, monkeypatch):
         assert len(model.variables) == len(stored) - (0 if include_top else 2)
 
 
+@anywhere
 @pytest.mark.parametrize(
     "name, requirement, received",
     [
@@ -675,6 +697,7 @@ def test_refused_checkpoint(name, requirement, received):
     assert_refused(str(caught.value), requirement, received)
 
 
+@anywhere
 @pytest.mark.parametrize("build", [tiny, keras_resnext.ResNeXt29])
 @pytest.mark.parametrize("folder", [False, True])
 def test_no_file(tmp_path, build, folder):
@@ -706,6 +729,7 @@ def test_loads_inside_a_name_scope(file):
     np.testing.assert_array_equal(run(model, x), run(tiny(weights=file), x))
 
 
+@anywhere
 class TestResNeXt29:
     @staticmethod
     def structure(model):

@@ -22,7 +22,7 @@ import keras_resnext
 import train
 from common import data, files
 from keras_resnext import processor
-from keras_resnext.registry import IMAGENET_MEAN, IMAGENET_STD
+from keras_resnext.registry import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD
 from training import (
     augment,
     batches,
@@ -39,7 +39,7 @@ SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 
 QUICK = dataclasses.replace(recipes.RECIPES["quick"], batch_size=16)
 # Takes TensorFlow away before the script starts, as if not installed.
-BARE = 'import sys; sys.modules["tensorflow"] = None'
+BARE = 'import sys; sys.modules["tensorflow"] = None\n'
 # Ends the script as soon as its state of that epoch and step is on disk.
 KILL = """
 import os, signal
@@ -50,6 +50,13 @@ def write_and_die(run, **now):
     if (run.epoch, now.get("step", run.step)) == {}:
         os.kill(os.getpid(), signal.SIGKILL)
 resume.Run.write = write_and_die
+"""
+# Leaves one block a stage of the network, where the others prove no more.
+SHALLOW = """
+import dataclasses
+from keras_resnext.registry import ARCHITECTURES
+row = ARCHITECTURES["resnext29"]
+ARCHITECTURES["resnext29"] = dataclasses.replace(row, depths=(1, 1, 1))
 """
 SCRIPT = """
 import runpy, sys
@@ -262,7 +269,9 @@ def test_arrays_of_another_kind_are_refused(tmp_path, change, message):
     "file_format",
     ["array_record", pytest.param("tfrecord", marks=pytest.mark.slow)],
 )
-def test_tensorflow_datasets_are_read(tmp_path, file_format):
+def test_tensorflow_datasets_are_read(
+    tmp_path, file_format, monkeypatch, run_here
+):
     tfds = pytest.importorskip("tensorflow_datasets")
     random = np.random.default_rng(0)
     pictures = random.integers(0, 255, (16, 8, 8, 3), dtype="uint8")
@@ -319,9 +328,10 @@ def test_tensorflow_datasets_are_read(tmp_path, file_format):
     with pytest.raises(ValueError, match="Received: 'nothing'"):
         data.load("tfds:nothing", data_dir=tmp_path)
     Many(data_dir=tmp_path, file_format=file_format).download_and_prepare()
-    result = run(
-        *("--data", "tfds:many", "--data-dir", tmp_path, "--holdout", 0.5),
-        *("--recipe", "finetune", "--weights", "cifar10", "--sizes", 8),
+    monkeypatch.setattr(models, "build", _small)
+    result = run_here(
+        *(train.main, "--data", "tfds:many", "--data-dir", tmp_path),
+        *("--holdout", 0.5, "--recipe", "finetune", "--sizes", 8, *HERE),
         *("--batch-size", 4, "--epochs", 1, "--out", tmp_path / "out"),
     )
     assert result.returncode == 0, result.stderr
@@ -623,7 +633,7 @@ def test_a_recipe_makes_an_optimizer(name):
     steps = 100 * recipe.epochs
     optimizer = models.make_optimizer(recipe, steps)
     rate = optimizer._learning_rate
-    peak = max(float(rate(step)) for step in range(0, steps, 50))
+    peak = max(float(rate(step)) for step in range(0, steps, recipe.epochs))
     assert peak == pytest.approx(recipe.learning_rate, rel=1e-2)
     assert float(rate(steps)) <= recipe.learning_rate / 100 * 1.01
     model = keras_resnext.ResNeXt([1], 2, 4, stem="cifar", classes=3)
@@ -773,6 +783,22 @@ def test_two_halves_accumulate_to_the_step_of_the_whole(vectors):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+# What `train.py` may not set here, where other tests follow.
+HERE = ("--dtype", "float32", "--no-deterministic")
+
+
+def _small(args, recipe, classes):
+    """Builds a network for what does not depend on it."""
+    return keras_resnext.ResNeXt(
+        (1,),
+        *(2, 4),
+        stem="cifar",
+        input_shape=(None, None, 3),
+        classes=classes,
+        classifier_activation=None,
+    )
+
+
 class Spy(report.Progress):
     """Notes the weights after each step."""
 
@@ -841,14 +867,17 @@ def options(archive):
 def trained(options, tmp_path_factory):
     """Folder of a complete run, and what it printed."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    result = run(*options, "--out", out)
+    result = run(*options, "--out", out, before=SHALLOW)
     assert result.returncode == 0, result.stderr
     assert "Unsupported dtype" not in result.stderr  # TensorBoard, of bfloat16
     return out, result.stdout
 
 
-def test_train(trained, arrays):
+def test_train(trained, arrays, monkeypatch):
     out, output = trained
+    row = ARCHITECTURES["resnext29"]
+    monkeypatch.setitem(ARCHITECTURES, "resnext29", row)  # put back later
+    exec(SHALLOW)
     assert "Waiting for data: " in output
     stored = json.loads((out / "result.json").read_text())
     x = keras_resnext.preprocess_input(arrays["x_test"])
@@ -928,10 +957,11 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
     options, trained, tmp_path
 ):
     whole, killed, other = trained[0], tmp_path / "killed", tmp_path / "other"
-    run_until((1, 0), *options, "--out", killed)  # between two epochs
+    shallow = {"before": SHALLOW}
+    run_until((1, 0), *options, "--out", killed, **shallow)  # between epochs
     assert len(log(killed)) == 1
     with subprocess.Popen(
-        command(*options, "--out", killed),
+        command(*options, "--out", killed, **shallow),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
@@ -942,17 +972,17 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
             time.sleep(0.01)
     assert process.returncode == -signal.SIGKILL
     assert not (killed / "result.json").exists()
-    result = run(*options, "--out", killed)
+    result = run(*options, "--out", killed, **shallow)
     assert result.returncode == 0, result.stderr
     assert [row["epoch"] for row in log(killed)] == ["0", "1"]
     assert_equal_runs(whole, killed)
 
-    result = run(*options, "--out", other, "--seed", 1)
+    result = run(*options, "--out", other, "--seed", 1, **shallow)
     assert result.returncode == 0, result.stderr
     name = "weights.safetensors"
     assert (other / name).read_bytes() != (whole / name).read_bytes()
 
-    result = run(*options, "--out", whole, "--seed", 1)
+    result = run(*options, "--out", whole, "--seed", 1, **shallow)
     assert result.returncode == 1
     message = result.stderr.splitlines()[-1]
     assert "Received: seed was 0 and is 1 in" in message
@@ -964,7 +994,7 @@ def test_it_trains_on_torch_without_tensorflow(archive, tmp_path):
     result = run(
         *("--data", archive, "--out", tmp_path / "run", "--groups", 2),
         *("--sizes", 8, "--epochs", 1, "--batch-size", 16, "--cutmix", 1),
-        before=BARE,
+        before=BARE + SHALLOW,
         KERAS_BACKEND="torch",
     )
     assert result.returncode == 0, result.stderr
@@ -981,7 +1011,7 @@ def test_it_goes_on_bit_by_bit_on_jax_without_tensorflow(archive, tmp_path):
         *("--data", archive, "--groups", 2, "--sizes", 8, "--epochs", 1),
         *("--batch-size", 16, "--save-every", 1, "--cutmix", 1, "--ema", 0.9),
     )
-    bare = {"before": BARE, "KERAS_BACKEND": "jax"}
+    bare = {"before": BARE + SHALLOW, "KERAS_BACKEND": "jax"}
     result = run(*options, "--out", whole, **bare)
     assert result.returncode == 0, result.stderr
     assert len(log(whole)) == 1
@@ -1110,19 +1140,22 @@ def test_partly_frozen_networks_see_augmented_pictures(split, tmp_path):
         (["--freeze", "conv9"], "'conv9'"),
     ],
 )
-def test_it_says_what_is_wrong(archive, tmp_path, options, message):
-    result = run(
-        *("--data", archive, "--out", tmp_path / "run"),
-        *("--batch-size", 16, *options),
+def test_it_says_what_is_wrong(archive, tmp_path, options, message, run_here):
+    result = run_here(
+        *(train.main, "--data", archive, "--out", tmp_path / "run"),
+        *("--batch-size", 16, *HERE, *options),
     )
     assert result.returncode == 1
     assert message in result.stderr.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 
-def test_a_training_without_bounds_is_said_so(archive, tmp_path):
-    result = run(
-        *("--data", archive, "--out", tmp_path / "run", "--groups", 2),
+def test_a_training_without_bounds_is_said_so(
+    archive, tmp_path, monkeypatch, run_here
+):
+    monkeypatch.setattr(models, "build", _small)
+    result = run_here(
+        *(train.main, "--data", archive, "--out", tmp_path / "run", *HERE),
         *("--sizes", 8, "--epochs", 2, "--batch-size", 16),
         *("--learning-rate", 1e30, "--warm-up", 0),
     )
@@ -1133,9 +1166,10 @@ def test_a_training_without_bounds_is_said_so(archive, tmp_path):
     assert not (tmp_path / "run" / "model.keras").exists()
 
 
-def test_train_says_what_the_data_lacks(tmp_path):
+def test_train_says_what_the_data_lacks(tmp_path, run_here):
     np.savez(tmp_path / "data.npz", x_train=np.zeros(3))
-    result = run("--data", tmp_path / "data.npz", "--out", tmp_path / "run")
+    words = ("--data", tmp_path / "data.npz", "--out", tmp_path / "run", *HERE)
+    result = run_here(train.main, *words)
     assert result.returncode == 1
     message = result.stderr.splitlines()[-1]
     assert "without x_test, y_test, y_train" in message
