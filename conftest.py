@@ -26,9 +26,13 @@ def _narrow(make, **options):
     from keras_resnext.commands import random_weights
     from keras_resnext.export.formats import PICTURES
 
-    model = make((1, 1, 1, 1), 2, 4, **(options | {"weights": None}))
-    if options.get("include_top", True):
-        transform = keras_resnext.eval_transform("resnext50_32x4d")
+    if not options.get("include_top", True):
+        return make((1, 1, 1, 1), 2, 4, **(options | {"weights": None}))
+    transform = keras_resnext.eval_transform("resnext50_32x4d")
+    side = transform.checkpoint.crop
+    options = {"input_shape": (side, side, 3)} | options | {"weights": None}
+    model = make((1, 1, 1, 1), 2, 4, **options)
+    if model.input_shape[1] == side:
         random_weights.fill(model, transform(PICTURES))
     return model
 

@@ -100,7 +100,11 @@ def check_input_shape(input_shape, include_top, row, least, stride, weights):
     """Returns the complete shape of one image; `least` is in pixels."""
     last = channels_last()
     if input_shape is None:
-        size = (32 if row.stem == "cifar" else 224) if include_top else None
+        usual = 32 if row.stem == "cifar" else 224
+        # As the preprocessing of these weights makes the pictures.
+        size = (
+            (getattr(weights, "crop", None) or usual) if include_top else None
+        )
         input_shape = (size, size, 3) if last else (3, size, size)
     layout = (
         "(height, width, channels)" if last else "(channels, height, width)"

@@ -517,8 +517,7 @@ def resolve(architecture, weights, accept_noncommercial=False):
         architecture: Name of an architecture, see `find_architecture`.
         weights: A tag of the architecture in any case, or `"imagenet"`: the
             checkpoint of ImageNet's 1000 classes with a permissive licence
-            that torchvision published last or, where it has none, the most
-            accurate one.
+            that has the greatest `top1`, each with its own preprocessing.
         accept_noncommercial: Whether a licence that forbids commercial use is
             welcome, too. `"imagenet"` never stands for such a checkpoint.
 
@@ -539,10 +538,10 @@ def resolve(architecture, weights, accept_noncommercial=False):
     tag = str(weights).lower()
     if tag == "imagenet":
         ranks = {
-            # torchvision's newest first
-            tag: (tag * tag.startswith("imagenet1k_v"), row.top1 or 0)
+            # Of equals torchvision's.
+            tag: (row.top1 or 0, tag.startswith("imagenet1k_v"))
             for tag, row in rows.items()
-            if row.commercial and row.classes == 1000
+            if row.commercial and row.classes == 1000 and row.labels is None
         }
         tag = max(ranks, key=ranks.get, default=tag)
     if tag not in rows:

@@ -308,8 +308,9 @@ def ResNeXt(
             too.
         input_tensor: Keras tensor to use as the images, or `None`.
         input_shape: Shape of one image. Sizes may be `None`. With a top it
-            defaults to `(224, 224, 3)`, or `(32, 32, 3)` for `stem="cifar"`,
-            without one to `(None, None, 3)`.
+            defaults to what `eval_transform` makes for the weights; of a file
+            or without weights to `(224, 224, 3)`, or `(32, 32, 3)` for
+            `stem="cifar"`. Without a top it is `(None, None, 3)`.
         pooling: Without a top: `None` for feature maps, `"avg"` or `"max"`
             for a vector of each image.
         classes: Number of classes; with pretrained weights as in the file.
@@ -468,11 +469,11 @@ def build(  # noqa: D417 (`_documented` adds the others)
     Args:
         architecture: A name that `python -m keras_resnext list` prints, or
             that `keras_resnext.registry.register` was given.
-        weights: `"imagenet"` for torchvision's newest checkpoint or, where it
-            has none, the most accurate one whose licence allows any use, the
-            tag of another one (`python -m keras_resnext list`), the
-            path of a file, `"hf://USER/NAME"` or `"hf://USER/NAME@REVISION"`
-            on the Hugging Face hub, or `None` for random values.
+        weights: `"imagenet"` for the most accurate checkpoint whose licence
+            allows any use, the tag of another one (`python -m keras_resnext
+            list`), the path of a file, `"hf://USER/NAME"` or
+            `"hf://USER/NAME@REVISION"` on the Hugging Face hub, or `None` for
+            random values.
         classes: Number of classes, by default the architecture's; with
             pretrained weights as in the file.
         name: Name of the model, by default the architecture's.
@@ -529,8 +530,6 @@ def from_hub(  # noqa: D417 (`_documented` adds the others)
 
     Args:
         repository: `"USER/NAME"` or `"USER/NAME@REVISION"`.
-        input_shape: Shape of one image; by default that of the network's
-            tests, without a top `(None, None, 3)`.
         name: Name of the model, by default the architecture's.
         accept_noncommercial: Whether its licence may forbid commercial use.
 
@@ -550,10 +549,6 @@ def from_hub(  # noqa: D417 (`_documented` adds the others)
     row = ARCHITECTURES.get(source.architecture)
     if row is None:
         row = _unlisted(source, stored.facts)
-    if include_top and input_shape is None and input_tensor is None:
-        side = source.crop
-        last = arguments.channels_last()
-        input_shape = (side, side, 3) if last else (3, side, side)
     return _build(
         row,
         include_top,
@@ -638,12 +633,11 @@ def _constructor(architecture):
         """Builds {constructor} ({name}).
 
         Args:
-            weights: `"imagenet"` for torchvision's newest checkpoint or, where
-                it has none, the most accurate one whose licence allows any
-                use, the tag of another one (`python -m keras_resnext list`),
-                the path of a file, `"hf://USER/NAME"` or
-                `"hf://USER/NAME@REVISION"` on the Hugging Face hub, or `None`
-                for random values.
+            weights: `"imagenet"` for the most accurate checkpoint whose
+                licence allows any use, the tag of another one (`python -m
+                keras_resnext list`), the path of a file, `"hf://USER/NAME"`
+                or `"hf://USER/NAME@REVISION"` on the Hugging Face hub, or
+                `None` for random values.
             accept_noncommercial: Whether a checkpoint may be used whose
                 licence forbids commercial use.
 

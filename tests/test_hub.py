@@ -54,6 +54,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def respond(self, status, body=b"", **headers):
+        body = self.server.change(body)
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         for name, value in headers.items():
@@ -125,6 +126,7 @@ def site(running, tmp_path, monkeypatch):
     }
     running.asked, running.sent = [], 0
     running.refusal = running.drop_after = None
+    running.change = lambda body: body
     return running
 
 
@@ -236,6 +238,34 @@ def test_cut_in_the_middle(site):
     site.drop_after = 1000
     refused(ConnectionError, "^Could not download model.safetensors", NAME)
     site.drop_after = None
+    model = keras_resnext.from_hub(NAME)
+    np.testing.assert_array_equal(kernel(model), draw("tiny")["fc.weight"].T)
+
+
+def test_damaged_in_the_cache(site, monkeypatch):
+    expected = draw("tiny")["fc.weight"].T
+    tiny(NAME)
+    file = hub.fetch("somebody/fine-tuned")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    np.testing.assert_array_equal(kernel(tiny(NAME)), expected)
+    assert file.read_bytes() != data
+    file.write_bytes(data)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    fresh(monkeypatch)
+    refused(ConnectionError, "^Could not download model.safetensors", NAME)
+
+
+def test_another_file_than_the_hub_names(site):
+    keras_resnext.eval_transform(NAME)
+    site.change = lambda body: body[:-1] + b"\1"
+    refused(
+        ValueError,
+        "^Could not download model.safetensors: SHA-256 [0-9a-f]{64}, as the",
+        "deleted",
+    )
+    site.change = lambda body: body
     model = keras_resnext.from_hub(NAME)
     np.testing.assert_array_equal(kernel(model), draw("tiny")["fc.weight"].T)
 

@@ -308,7 +308,7 @@ def test_every_checkpoint_has_its_transform(key):
 def test_an_architecture_stands_for_its_imagenet_checkpoint():
     assert (
         eval_transform("resnext50_32x4d").checkpoint
-        is registry.CHECKPOINTS["resnext50_32x4d", "imagenet1k_v2"]
+        is registry.CHECKPOINTS["resnext50_32x4d", "a1h_in1k"]
     )
     with pytest.raises(ValueError, match="weights='a9_in1k'"):
         eval_transform("resnext50_32x4d/a9_in1k")

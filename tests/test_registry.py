@@ -1,13 +1,15 @@
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import re
 import string
 
+import numpy as np
 import pytest
 
 import keras_resnext
-from keras_resnext import registry
+from keras_resnext import arguments, registry
 from keras_resnext.commands import listing
 from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, resolve
 
@@ -331,8 +333,9 @@ def test_files_of_one_digest_are_one_file():
 @pytest.mark.parametrize(
     ("architecture", "tag"),
     [
-        ("resnext50_32x4d", "imagenet1k_v2"),
+        ("resnext50_32x4d", "a1h_in1k"),
         ("resnext101_32x4d", "gluon_in1k"),
+        # timm measured the same file, and found less.
         ("resnext101_32x8d", "imagenet1k_v2"),
         ("resnext101_64x4d", "imagenet1k_v1"),
         ("resnet18", "imagenet1k_v1"),
@@ -342,7 +345,6 @@ def test_files_of_one_digest_are_one_file():
         ("resnet152", "imagenet1k_v2"),
         ("wide_resnet50_2", "imagenet1k_v2"),
         ("wide_resnet101_2", "imagenet1k_v2"),
-        # Without torchvision's, the most accurate of 1000 classes.
         ("seresnext50_32x4d", "racm_in1k"),
         ("seresnextaa101d_32x8d", "sw_in12k_ft_in1k_288"),
         ("seresnextaa201d_32x8d", "sw_in12k_ft_in1k_384"),
@@ -356,6 +358,34 @@ def test_imagenet_is_the_best_permissive_checkpoint(architecture, tag):
         tag,
         True,
     )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_permissive_checkpoint_is_better_than_imagenet(architecture):
+    rows = [
+        row
+        for row in CHECKPOINTS.values()
+        if row.architecture == architecture
+        and row.licence != "cc-by-nc-4.0"
+        and row.classes == 1000
+    ]
+    if rows:
+        best = resolve(architecture, "imagenet")
+        assert best in rows and best.top1 == max(row.top1 for row in rows)
+
+
+def test_of_equals_imagenet_is_torchvisions(tables):
+    for tag, changes in (
+        ("even", {}),
+        ("better_of_others", {"top1": 99.0, "labels": ("a",) * 1000}),
+        ("better_for_nobody", {"top1": 99.0, "licence": "cc-by-nc-sa-4.0"}),
+    ):
+        best = CHECKPOINTS["resnet50", "imagenet1k_v2"]
+        row = dataclasses.replace(best, tag=tag, **changes)
+        registry.CHECKPOINTS = {(row.architecture, tag): row} | (
+            registry.CHECKPOINTS
+        )
+    assert resolve("resnet50", "imagenet") is best
 
 
 @pytest.mark.parametrize(
@@ -493,6 +523,29 @@ def test_rows_of_ones_own(tables):
     pairs = [pair for pair in listing.checkpoints() if pair[0] is OWN]
     assert pairs == [(OWN, row)]
     assert listing.cells(pairs[0])[2:5] == ("-", "-", "- / -")
+
+
+def test_networks_take_what_the_transform_makes(tables):
+    registry.register(OWN)
+    registry.register(own(tag="larger", resize=48, crop=48))
+    build = functools.partial(keras_resnext.build, "mine")
+    transform = keras_resnext.eval_transform("mine/larger")
+    image = transform(np.zeros((60, 50, 3), "uint8"))
+    assert build(weights="larger").input_shape[1:] == image.shape
+    for weights, options, side in (
+        ("larger", {"input_shape": (40, 40, 3)}, 40),
+        ("larger", {"include_top": False}, None),
+        (None, {}, 32),
+    ):
+        assert build(weights=weights, **options).input_shape[1] == side
+
+
+@pytest.mark.parametrize("key", CHECKPOINTS, ids="/".join)
+def test_every_network_takes_its_checkpoints_pictures(key):
+    row, net = CHECKPOINTS[key], ARCHITECTURES[key[0]]
+    least = arguments.check_structure(net)
+    shape = arguments.check_input_shape(None, True, net, least, least, row)
+    assert sorted(shape) == [3, row.crop, row.crop]
 
 
 @pytest.mark.parametrize(

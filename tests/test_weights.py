@@ -471,11 +471,11 @@ class TestSources:
     def test_tags_and_paths(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         choose = weights.choose
-        best = CHECKPOINTS["resnext50_32x4d", "imagenet1k_v2"]
+        best = CHECKPOINTS["resnext50_32x4d", "a1h_in1k"]
         assert choose("resnext50_32x4d", None) is None
         assert choose("resnext50_32x4d", best) is best
         assert choose("resnext50_32x4d", "imagenet") is best
-        assert choose("resnext50_32x4d", "IMAGENET1K_V2") is best
+        assert choose("resnext50_32x4d", "A1H_in1k") is best
         (tmp_path / "file").write_bytes(b"")
         assert str(choose("resnext50_32x4d", "file")) == "file"
         assert str(choose("resnext50_32x4d", "a.pth")) == "a.pth"

@@ -482,7 +482,9 @@ def _takes_levels(model):
 def _transform(model, row, side, max_pixels):
     """Returns the checkpoint's preprocessing, or ImageNet's usual one."""
     if row is None:
-        usual = preprocessing.eval_transform("resnext50_32x4d").checkpoint
+        usual = preprocessing.eval_transform(
+            "resnext50_32x4d/imagenet1k_v1"
+        ).checkpoint
         row = dataclasses.replace(usual, resize=side, crop=side)
     if _takes_levels(model):
         row = dataclasses.replace(row, **_LEVELS)

@@ -39,11 +39,14 @@ class Stored:
         path: The file.
         arrays: Dictionary from `layer/variable` to array.
         facts: What shows of the network, fields of an `Architecture`.
+        crop: Side of the pictures that it is tested with, where a
+            `Checkpoint` says it.
     """
 
     path: pathlib.Path
     arrays: dict
     facts: dict
+    crop: int | None = None
 
     @property
     def classes(self):
@@ -71,7 +74,7 @@ def read(source):
         facts |= structure.describe_pytorch(shapes)
     if getattr(source, "hub", None):
         structure.check(facts, source)
-    return Stored(path, named, facts)
+    return Stored(path, named, facts, getattr(source, "crop", None))
 
 
 def load(model, path):

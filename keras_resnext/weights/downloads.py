@@ -66,11 +66,11 @@ def fetch(url, sha256, directory=None):
     directory = pathlib.Path(directory or _default_directory()).absolute()
     path = directory / name
     try:
-        if not _matches(path, sha256):
+        if not matches(path, sha256):
             directory.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(directory / f"{name}.lock"):
                 # Another process may have fetched it while this one waited.
-                if not _matches(path, sha256):
+                if not matches(path, sha256):
                     _download(url, sha256, path)
     except ConnectionError:
         raise
@@ -88,12 +88,12 @@ def _download(url, sha256, path):
     part = path.with_name(f"{path.name}.part")
     resumed = part.exists()
     _transfer(url, part, path)
-    if resumed and not _matches(part, sha256):
+    if resumed and not matches(part, sha256):
         # The old bytes may be of another version, or damaged by a crash: only
         # a download from the first byte shows whether the server is wrong.
         part.unlink()
         _transfer(url, part, path)
-    if not _matches(part, sha256):
+    if not matches(part, sha256):
         received = _digest(part)
         part.unlink()
         raise ValueError(
@@ -175,5 +175,6 @@ def _digest(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _matches(path, sha256):
+def matches(path, sha256):
+    """Tells whether a file is there and its SHA-256 begins so."""
     return path.is_file() and _digest(path).startswith(sha256.lower())

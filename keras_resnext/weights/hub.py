@@ -6,14 +6,17 @@ from its cache, and `HF_ENDPOINT` names another server.
 
 import json
 import math
+import os
 import pathlib
 import re
 
 from keras_resnext import registry
+from keras_resnext.weights import downloads
 from keras_resnext.weights.torch_files import printable
 
 PREFIX = "hf://"
 _NAME = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_SHA256 = re.compile("[0-9a-f]{64}")
 _CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _MAX_CONFIG = 2**24  # bytes: far more than the names of 22,000 classes
@@ -62,14 +65,14 @@ def describe(name):
 
 
 def fetch(hub):
-    """Returns the path of a repository's weights.
+    """Returns the path of a repository's weights, verified.
 
     Args:
         hub: The `hub` of a `Checkpoint`.
 
     Raises:
         ConnectionError: If they can't be downloaded.
-        ValueError: If there are none.
+        ValueError: If there are none, or others than the hub says.
     """
     lost = ValueError(
         f"A repository must have one of {', '.join(_WEIGHTS)}. Received: "
@@ -78,11 +81,32 @@ def fetch(hub):
     for name in _WEIGHTS:
         try:
             if path := _download(hub, name, optional=True):
-                return path
+                return _verified(hub, name, path)
         except ConnectionError as error:
             # Without a network, the other one may be in the cache.
             lost = lost if isinstance(lost, ConnectionError) else error
     raise lost
+
+
+def _verified(hub, name, path):
+    """Returns the path of a file whose SHA-256 is the one that the hub names.
+
+    The client looks at the size alone. In its cache a file is a link to one
+    that has the digest for its name; where there are no links, it is not kept.
+    """
+    digest = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
+    if not _SHA256.fullmatch(digest) or downloads.matches(path, digest):
+        return path
+    path.resolve().unlink()  # damaged in the cache
+    path = _download(hub, name)
+    if downloads.matches(path, digest):
+        return path
+    path.resolve().unlink()
+    raise ValueError(
+        f"Could not download {name}: SHA-256 {digest}, as the hub names it, is "
+        f"required. Received: {PREFIX}{hub} with another one. It was deleted: "
+        "call again, and if this repeats, choose another repository."
+    )
 
 
 def _checkpoint(hub, config):

@@ -111,7 +111,7 @@ def _photographs(side):
     from keras_resnext import eval_transform
     from keras_resnext.export.formats import PICTURES
 
-    usual = eval_transform("resnext50_32x4d").checkpoint
+    usual = eval_transform("resnext50_32x4d/imagenet1k_v1").checkpoint
     transform = eval_transform(
         dataclasses.replace(usual, resize=side, crop=side)
     )
