@@ -1270,7 +1270,7 @@ def text(tree):
         ({"calibration": []}, "`calibration` must be one picture or more"),
         (
             {"calibration": np.zeros((2, 8, 8, 3))},
-            r"must be inputs \(32, 32, 3\). Received: calibration_shape=",
+            r"must be inputs \[\(32, 32, 3\)\], as .*calibration_shapes=",
         ),
     ],
 )

@@ -6,52 +6,125 @@ import sys
 
 import pytest
 
-CODE = """
+# Its own backend is that of the environment.
+SETUP = """
 import pathlib, sys
 import keras, numpy as np, keras_resnext
 from keras_resnext.export import export
-from keras_resnext.export.formats import FORMATS
+from keras_resnext.export.formats import FORMATS, PICTURES
 
-assert keras.backend.backend() == {backend!r}
 folder = pathlib.Path(sys.argv[1])
-keras.utils.set_random_seed(0)
-model = keras_resnext.ResNeXt(
-    (1,), 2, 4, stem="cifar", classes=10, input_shape=(16, 16, 3)
-)
-report = export(model, folder / "net.onnx", "onnx")
+random = np.random.default_rng(0)
+
+def net(**options):
+    keras.utils.set_random_seed(0)
+    options = dict(stem="cifar", classes=10, input_shape=(16, 16, 3)) | options
+    return keras_resnext.ResNeXt((1,), 2, 4, **options)
+
+def expect(report, *inputs, limit=1e-4):
+    # What the file computes here is what the model does on its own backend.
+    x = list(inputs) if len(inputs) > 1 else inputs[0]
+    expected = keras.ops.convert_to_numpy(model(x))
+    _, run = FORMATS[format].load(report.path)
+    names = [x.name for x in model.inputs] if len(inputs) > 1 else ["images"]
+    outputs = run(dict(zip(names, inputs)))
+    difference = np.abs(outputs - expected).max() / np.abs(expected).max()
+    assert difference < limit, (format, difference)
+
+model = net()
+images = random.normal(size=(3, 16, 16, 3)).astype("float32")
+"""
+DEFAULT = """
+format = "onnx"
+report = export(model, folder / "net.onnx", format)
 assert report.max_difference < 1e-4 and report.agreement == 1, report
-images = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype("float32")
-_, run = FORMATS["onnx"].load(report.path)
-expected = keras.ops.convert_to_numpy(model(images))
-assert np.abs(run(images) - expected).max() < 1e-4
+expect(report, images)
+"""
+EVERY = """
+keras.config.set_dtype_policy("mixed_bfloat16")
+model = net(input_shape=(32, 32, 3))
+keras.config.set_dtype_policy("float32")
+transform = keras_resnext.eval_transform("resnext29/cifar10")
+format = "saved_model"
+report = export(model, folder / format, format, checkpoint=transform.checkpoint)
+expect(report, transform(PICTURES), limit=0.05)
+
+model, format = net(), "litert"
+report = export(model, folder / "int8", format, "int8", calibration=images)
+assert report.precision == "int8" and report.pictures == len(PICTURES) + 3
+expect(report, images, limit=0.5)
+
+one, two = (keras.Input((16, 16, 3), name=name) for name in ("one", "two"))
+shared = net(include_top=False, pooling="avg")
+model = keras.Model([two, one], shared(two) - 2 * shared(one))
+for format in ("openvino", "litert"):
+    report = export(model, folder / format, format)
+    expect(report, images, images[::-1].copy())
 
 class Own(keras.layers.Layer):
     def call(self, x):
         return 2 * x
 
 for wrong, words in (
-    (keras.Sequential([model, Own()]), "A model that Keras can load on Tens"),
-    (model, "`path` must not be a folder of other things"),
+    (keras.Sequential([shared, Own()]), "A model that Keras can load on Tens"),
+    (shared, "`path` must not be a folder of other things"),
 ):
     try:
         export(wrong, folder, "onnx")
         raise SystemExit("no error")
     except (ValueError, FileExistsError) as error:
         assert words in str(error), error
-assert [p.name for p in folder.iterdir()] == ["net.onnx"]
+assert {p.name for p in folder.iterdir()} == {
+    "saved_model", "int8", "preprocessing.json", "openvino", "litert"
+}
+"""
+WITHOUT = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: (
+    None if name == "tensorflow" else find(name, *rest)
+)
+try:
+    export(model, folder / "net.onnx", "onnx")
+    raise SystemExit("no error")
+except ValueError as error:
+    assert str(error).startswith("TensorFlow is required to export, also from")
+    assert "Received: backend=" in str(error) and "pip install" in str(error)
+assert not [*folder.iterdir()]
+importlib.util.find_spec = find
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_export_from_another_backend(tmp_path, backend):
-    for package in (backend, "tensorflow", "tf2onnx", "onnxruntime"):
+def run(code, backend, folder):
+    for package in (
+        backend,
+        "tensorflow",
+        "tf2onnx",
+        "onnxruntime",
+        "ai_edge_litert",
+        "openvino",
+    ):
         pytest.importorskip(package, reason=f"{package} is missing")
     done = subprocess.run(
-        [sys.executable, "-c", CODE.format(backend=backend), tmp_path],
+        [sys.executable, "-c", SETUP + code, folder],
         env=os.environ | {"KERAS_BACKEND": backend},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "top-1 agreement 100.0%" in done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "backend", ["torch", pytest.param("jax", marks=pytest.mark.slow)]
+)
+def test_export_from_another_backend(tmp_path, backend):
+    output = run(WITHOUT + DEFAULT, backend, tmp_path)
+    assert "top-1 agreement 100.0%" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_every_format_from_another_backend(tmp_path, backend):
+    output = run(EVERY, backend, tmp_path)
+    assert output.count("top-1 agreement") == 4

@@ -146,6 +146,10 @@ def sequential():
     )
 
 
+def headed():
+    return keras.Sequential([net(), layers.Dense(3)])
+
+
 def siamese():
     x, shared = keras.Input(SHAPE), net()
     return keras.Model(x, shared(x) - shared(x[:, :, ::-1]))
@@ -173,7 +177,7 @@ def adapted():
 
 
 @pytest.mark.parametrize(
-    "build", [sequential, siamese, video, pyramid, adapted]
+    "build", [sequential, headed, siamese, video, pyramid, adapted]
 )
 def test_nets_inside_nets(tmp_path, build):
     report = export(build(), tmp_path / "a")
@@ -191,10 +195,77 @@ def test_mixed_precision(tmp_path):
     assert report.precision == "float32"
 
 
-def test_two_pictures_at_once(tmp_path):
-    x, y, shared = keras.Input(SHAPE), keras.Input(SHAPE), net()
-    model = keras.Model([x, y], layers.Dot(-1)([shared(x), shared(y)]))
-    with pytest.raises(ValueError, match="export the part that they share"):
+def compared(dtype="float32", free=False):
+    """A network that compares two pictures; the inputs are out of order."""
+    shape = (None, None, 3) if free else SHAPE
+    right = keras.Input(shape, dtype=dtype, name="right")
+    left = keras.Input(shape, dtype=dtype, name="left")
+    shared = net(input_shape=shape)
+    y = shared(left / 255) - 2 * shared(right / 255)
+    return keras.Model([right, left], layers.Dense(3)(y))
+
+
+def two_batches(dtype="float32"):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 255, (2, 5, *SHAPE)).astype(dtype)
+    return dict(zip(("right", "left"), images, strict=True))
+
+
+@pytest.mark.parametrize(
+    "format, dtype, free",
+    [
+        *((format, "float32", False) for format in FORMAT_PACKAGES),
+        pytest.param("litert", "float32", True, marks=pytest.mark.slow),
+        pytest.param("onnx", "uint8", False, marks=pytest.mark.slow),
+    ],
+)
+def test_two_pictures_at_once(tmp_path, format, dtype, free):
+    pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
+    model, images = compared(dtype, free), two_batches(dtype)
+    report = export(model, tmp_path / "a", format)
+    assert report.max_difference < 1e-4 and report.agreement == 1
+    run = loaded(report, format)
+    expected = model.predict(list(images.values()), verbose=0)
+    assert difference(run(images), expected) < 1e-5
+    swapped = {"right": images["left"], "left": images["right"]}
+    assert difference(run(swapped), expected) > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["litert", "openvino", "onnx"])
+def test_two_pictures_in_eight_bits(tmp_path, format):
+    for package in (FORMAT_PACKAGES[format], *FORMATS[format].quantizer):
+        pytest.importorskip(package, reason=f"{package} is missing")
+    model, images = compared(), two_batches()
+    images["left"] /= 50  # so that each has a range of its own
+    report = export(model, tmp_path / "a", format, "int8", calibration=images)
+    assert report.pictures == len(PICTURES) + 5
+    expected = model.predict(list(images.values()), verbose=0)
+    assert difference(loaded(report, format)(images), expected) < 0.2
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(format="fastest"), '"fastest" takes models with one input'),
+        (dict(checkpoint="resnet18"), "with one input of pictures .* by their"),
+        (
+            dict(calibration={"left": PIXELS}),
+            r"must be inputs \[\(16, 16, 3\), \(16, 16, 3\)\], as many",
+        ),
+        (dict(calibration=PIXELS), "by the names of the inputs if there"),
+    ],
+)
+def test_what_two_pictures_cannot_have(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export(compared(), tmp_path / "a", **options)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_inputs_that_are_no_pictures(tmp_path):
+    x, y = keras.Input(SHAPE), keras.Input((4,))
+    model = keras.Model([x, y], layers.Concatenate()([net()(x), y]))
+    with pytest.raises(ValueError, match="inputs must be images, or as many"):
         export(model, tmp_path / "a")
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from keras_resnext import copies, preprocessing, processor
 from keras_resnext.arguments import require
 from keras_resnext.export import elsewhere, fastest, serving
-from keras_resnext.export.folding import fold, output_names
-from keras_resnext.export.formats import FORMATS, PICTURES, Job
+from keras_resnext.export.folding import fold, input_names, output_names
+from keras_resnext.export.formats import FORMATS, PICTURES, Job, one_by_one
 from keras_resnext.export.swap import moved, writing
 
 # Of a checkpoint's row, for models that normalise by themselves.
@@ -102,11 +102,13 @@ def export(
                checkpoint="resnext50_32x4d", calibration="pictures/")
 
     Args:
-        model: Keras model with one input, `(batch, height, width, channels)`,
-            of variable batch and sizes, or `(batch, pictures, height, width,
-            channels)`. Outputs are named `outputs`; of several, those in a
-            dictionary have its keys, those in a list `outputs_0`,
-            `outputs_1`... Integers as inputs are levels of 0 to 255.
+        model: Keras model of images, `(batch, height, width, channels)`, of
+            variable batch and sizes, or `(batch, pictures, height, width,
+            channels)`. The input is named `images`; several, as of a network
+            that compares pictures, have the names of their `keras.Input`.
+            Outputs are named `outputs`; of several, those in a dictionary
+            have its keys, those in a list `outputs_0`, `outputs_1`...
+            Integers as inputs are levels of 0 to 255.
         path: Where to write. `"saved_model"`: the servable's folder, of which
             `path/1/` is the first version. `"openvino"`: a folder, for
             `model.xml` and `model.bin`. Else a file. A file, or a folder
@@ -131,8 +133,9 @@ def export(
             outputs.
         top: Number of classes that `serving_bytes` returns.
         calibration: Pictures that are like those to come: a folder, a list of
-            paths, or an array of the model's inputs. `"int8"` needs them, a
-            hundred or more; up to 32 are compared.
+            paths, or an array of the model's inputs, of several a dictionary
+            by their names. `"int8"` needs them, a hundred or more; up to 32
+            are compared.
         version: Of the SavedModel, a positive integer; by default 1.
         tolerance: Greatest difference from the model's outputs, relative to
             the greatest one, or `None` for that of the precision: 1e-4 for
@@ -203,6 +206,12 @@ def _fastest(model, path, precisions, batch, max_loss, options):
         "Leave it out for 0.5.",
         max_loss=max_loss,
     )
+    require(
+        len(model.inputs) == 1,
+        '"fastest" takes models with one input',
+        "Choose a format.",
+        inputs=input_names(model),
+    )
     calibration = options["calibration"]
     if calibration is None:
         precisions = [p for p in precisions if p != "int8"]
@@ -214,7 +223,8 @@ def _fastest(model, path, precisions, batch, max_loss, options):
         if name != "saved_model":  # gets a new version
             _destination(pathlib.Path(path, kind.file), name, None)
     pictures = PICTURES if calibration is None else calibration
-    images, files, notes = _inputs(model, transform, pictures, side)
+    inputs, files, notes = _inputs(model, transform, pictures, side)
+    images = inputs["images"]
     truth = fastest.labels_of(calibration, files, labels)
     if calibration is not None:
         options["calibration"] = images
@@ -260,7 +270,10 @@ def _export(
     samples, _, skipped = _inputs(model, transform, PICTURES, side)
     if calibration is not None:
         calibration, _, skipped = _inputs(model, transform, calibration, side)
-        samples = np.concatenate([samples, calibration[:_COMPARED]])
+        samples = {
+            name: np.concatenate([x, calibration[name][:_COMPARED]])
+            for name, x in samples.items()
+        }
     dtype = precision if format == "saved_model" else "float32"
     folded = fold(model, dtype)
     if precision == "bfloat16" and not processor.computes_bfloat16():
@@ -350,10 +363,9 @@ def _check_arguments(model, format, precision, calibration, top):
     )
     shapes = [tuple(x.shape) for x in model.inputs]
     require(
-        len(shapes) == 1
-        and (len(shapes[0]) == 4 or (len(shapes[0]) == 5 and shapes[0][1])),
-        "The model must have one input of images, or of as many images each",
-        "Of a network that compares pictures, export the part that they share.",
+        all(len(s) == 4 or (len(s) == 5 and s[1]) for s in shapes),
+        "The model's inputs must be images, or as many images each",
+        "Export the part that takes images.",
         input_shapes=shapes,
     )
     size = 4 * model.count_params()
@@ -419,6 +431,12 @@ def _classes(model, checkpoint, labels):
             checkpoint=checkpoint,
         )
         return None, None
+    require(
+        len(model.inputs) == 1,
+        "A model with one input of pictures is required with a `checkpoint`",
+        "Leave it out: the artifact takes all inputs by their names.",
+        inputs=input_names(model),
+    )
     row = preprocessing.eval_transform(checkpoint).checkpoint
     if _takes_levels(model):
         row = dataclasses.replace(row, **_LEVELS)
@@ -458,9 +476,9 @@ def _classes(model, checkpoint, labels):
 
 def _side(model, row):
     """Returns the longer side of the images to compare, in pixels."""
-    *sides, channels = model.inputs[0].shape[-3:]
     if row is None:
-        return max(side or _SIDE for side in sides)
+        return max(n or _SIDE for x in model.inputs for n in x.shape[-3:-1])
+    *sides, channels = model.inputs[0].shape[-3:]
     require(
         all(side in (None, row.crop) for side in sides)
         and channels == 3
@@ -492,11 +510,14 @@ def _transform(model, row, side, max_pixels):
 
 
 def _inputs(model, transform, pictures, side):
-    """Returns a batch of the model's inputs, the pictures, and notes."""
-    shape = tuple(n or side for n in model.inputs[0].shape[1:])
-    *frames, height, width, channels = shape
+    """Returns inputs by their names, the pictures, and notes."""
+    names = input_names(model)
     files, notes = (), ()
-    if not isinstance(pictures, np.ndarray):
+    if isinstance(pictures, dict):
+        arrays = [pictures.get(name) for name in names]
+    elif isinstance(pictures, np.ndarray):
+        arrays = [pictures]
+    else:
         made, files, notes = _transformed(transform, pictures)
         require(
             len(made) > 0,
@@ -504,21 +525,39 @@ def _inputs(model, transform, pictures, side):
             "Check the folder.",
             calibration=pictures,
         )
-        pictures = np.stack(made)
-        pictures = pictures[:, :height, :width, np.arange(channels) % 3]
-        for count in frames:  # each picture, and those that follow it
-            pictures = np.stack(
-                [np.roll(pictures, -i, axis=0) for i in range(count)], axis=1
-            )
+        made = np.stack(made)
+        # Each input gets the picture after the one before it has.
+        arrays = [
+            _arranged(np.roll(made, -i, axis=0), x, side)
+            for i, x in enumerate(model.inputs)
+        ]
+    wanted = [tuple(n or side for n in x.shape[1:]) for x in model.inputs]
+    shapes = [np.shape(array)[1:] for array in arrays]
     require(
-        pictures.shape[1:] == shape,
-        f"`calibration` must be inputs {shape}",
-        "Pass what `model.predict` takes, or paths of pictures.",
-        calibration_shape=pictures.shape,
+        shapes == wanted and len(set(map(len, arrays))) == 1,
+        f"`calibration` must be inputs {wanted}, as many of each",
+        "Pass what `model.predict` takes, by the names of the inputs if there "
+        "are several, or paths of pictures.",
+        calibration_shapes=shapes,
     )
     if _takes_levels(model):
-        pictures = np.rint(pictures)
-    return pictures.astype(model.inputs[0].dtype), files, notes
+        arrays = [np.rint(array) for array in arrays]
+    inputs = {
+        name: array.astype(x.dtype)
+        for name, array, x in zip(names, arrays, model.inputs, strict=True)
+    }
+    return inputs, files, notes
+
+
+def _arranged(pictures, x, side):
+    """Cuts pictures, and puts several together, for one input."""
+    *frames, height, width, channels = (n or side for n in x.shape[1:])
+    pictures = pictures[:, :height, :width, np.arange(channels) % 3]
+    for count in frames:  # each picture, and those that follow it
+        pictures = np.stack(
+            [np.roll(pictures, -i, axis=0) for i in range(count)], axis=1
+        )
+    return pictures
 
 
 def _transformed(transform, pictures):
@@ -604,11 +643,18 @@ def _best(outputs):
     return outputs.argmax(-1)
 
 
+def _predicted(model, inputs):
+    """Returns what a Keras model makes of inputs by their names."""
+    structure = copies.graph(model).input
+    inputs = keras.tree.pack_sequence_as(structure, list(inputs.values()))
+    return model.predict(inputs, batch_size=8, verbose=0)
+
+
 def _compare(load, path, job, model, tolerance):
     """Runs an artifact in its runtime; returns what a `Report` says of it."""
     runtime, run = load(path)
     samples = job.samples
-    expected = model.predict(samples, batch_size=8, verbose=0)
+    expected = _predicted(model, samples)
     expected = [
         y if y.dtype.kind in "iub" else y.astype("float32")
         for y in map(np.asarray, keras.tree.flatten(expected))
@@ -631,9 +677,10 @@ def _compare(load, path, job, model, tolerance):
         for a, b in zip(outputs, expected, strict=True)
     )
     times = []
+    first = next(one_by_one(samples))
     for _ in range(12):
         start = time.perf_counter()
-        run(samples[:1])
+        run(first)
         times.append(1000 * (time.perf_counter() - start))
     require(
         difference <= tolerance,
@@ -653,7 +700,7 @@ def _compare(load, path, job, model, tolerance):
         "runtime": runtime,
         "max_difference": float(difference),
         "agreement": float(agreement),
-        "pictures": len(samples),
+        "pictures": len(next(iter(samples.values()))),
         "latency": statistics.median(times[2:]),
     }
 
@@ -661,9 +708,8 @@ def _compare(load, path, job, model, tolerance):
 def _compare_bytes(path, job, model, transform, tolerance):
     """Compares `serving_bytes` with Pillow's pictures in the Keras model."""
     answer = serving.classify(path, [f.read_bytes() for f in PICTURES])
-    images, *_ = _inputs(model, transform, PICTURES, job.side)
-    expected = model.predict(images, verbose=0)
-    (expected,) = keras.tree.flatten(expected)
+    inputs, *_ = _inputs(model, transform, PICTURES, job.side)
+    (expected,) = keras.tree.flatten(_predicted(model, inputs))
     best = -np.sort(-expected)[:, : job.top]
     difference = np.abs(answer["scores"] - best).max() / np.abs(best).max()
     # A pixel in five hundred is rounded differently.

@@ -15,6 +15,7 @@ import tempfile
 import keras
 import numpy as np
 
+from keras_resnext import copies
 from keras_resnext.arguments import require
 
 _TOLERANCE = 1e-4  # between two backends, relative to the greatest output
@@ -40,6 +41,7 @@ def export(model, options):
         'Run `pip install ".[export]"` in a checkout.',
         backend=keras.backend.backend(),
     )
+    model = copies.recast(model, "float32")  # two backends round differently
     inputs = _some_inputs(model)
     outputs = [
         keras.ops.convert_to_numpy(y)
@@ -74,11 +76,14 @@ def export(model, options):
 
 
 def _some_inputs(model):
-    """Returns two inputs of noise."""
+    """Returns inputs of noise, two of each."""
     random = np.random.default_rng(0)
-    (x,) = model.inputs
-    noise = random.uniform(0, 255, (2, *(n or 64 for n in x.shape[1:])))
-    return noise.astype(x.dtype) if "int" in x.dtype else noise / 255
+
+    def noise(x):
+        levels = random.uniform(0, 255, (2, *(n or 64 for n in x.shape[1:])))
+        return levels.astype(x.dtype) if "int" in x.dtype else levels / 255
+
+    return keras.tree.map_structure(noise, copies.graph(model).input)
 
 
 def _main(folder):

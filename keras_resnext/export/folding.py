@@ -119,6 +119,16 @@ class _Folded(keras.Model):
             return frozen(self)
 
 
+def input_names(model):
+    """Names the inputs of a model, in their order.
+
+    Returns:
+        `images` for a single input; for several their own names.
+    """
+    names = [x.name for x in model.inputs]
+    return names if len(names) > 1 else ["images"]
+
+
 def output_names(model):
     """Names the outputs of a model, in their order.
 
@@ -142,10 +152,9 @@ def frozen(model):
         model: What `fold` returned.
 
     Returns:
-        From `images`, as the model takes them, to a dictionary by
+        From the inputs, named as `input_names` has them, to a dictionary by
         `output_names`, of float32 where the model computes with fractions.
-        Several inputs have the names of the model's. The weights of a model
-        beyond 200 MB stay variables.
+        The weights of a model beyond 200 MB stay variables.
     """
     import tensorflow as tf
 
@@ -157,9 +166,10 @@ def frozen(model):
         )
     ]
     size = sum(array.nbytes for group in arrays for array in group)
-    specs = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in model.inputs]
-    if len(specs) == 1:
-        specs = [tf.TensorSpec(specs[0].shape, specs[0].dtype, "images")]
+    specs = [
+        tf.TensorSpec(x.shape, x.dtype, name)
+        for x, name in zip(model.inputs, input_names(model), strict=True)
+    ]
 
     @tf.function(input_signature=specs)
     def run(*images):

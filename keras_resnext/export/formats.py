@@ -7,6 +7,7 @@ import logging
 import os
 import pathlib
 import tempfile
+import warnings
 from collections.abc import Callable
 
 import keras
@@ -30,8 +31,9 @@ class Job:
         model: What `keras_resnext.export.folding.fold` returned.
         precision: `"float32"`, `"float16"`, `"bfloat16"` or `"int8"`.
         side: Of the images where the model leaves it open, in pixels.
-        samples: Inputs to compare, `(pictures, height, width, channels)`.
-        calibration: Inputs that show the range of every feature map.
+        samples: Inputs to compare: from a name of `input_names` to an array,
+            `(pictures, height, width, channels)`.
+        calibration: Such inputs that show the range of every feature map.
         checkpoint: Whose preprocessing encoded pictures get, or `None`.
         labels: Names of the classes, or `None`.
         top: Number of classes to return for an encoded picture.
@@ -41,8 +43,8 @@ class Job:
     model: keras.Model
     precision: str
     side: int
-    samples: np.ndarray
-    calibration: np.ndarray | None
+    samples: dict[str, np.ndarray]
+    calibration: dict[str, np.ndarray] | None
     checkpoint: registry.Checkpoint | None
     labels: list[str] | None
     top: int
@@ -77,7 +79,8 @@ class Format:
         write: Function of a `Job` and the path to write; may return a tuple
             of sentences on what has been left out.
         load: From the path to the runtime's name and a function from images
-            to outputs, both NumPy arrays; several outputs are a dictionary.
+            to outputs, both NumPy arrays; several inputs and several outputs
+            are dictionaries by their names.
         file: The artifact's name, where nobody chooses another one.
         precisions: What `Job.precision` may be.
         code: Lines of Python that run the artifact at `{path}` on `images`.
@@ -102,6 +105,20 @@ class Format:
         return path.is_file() and path.suffix == pathlib.Path(self.file).suffix
 
 
+def one_by_one(inputs):
+    """Yields inputs by their names as batches of one."""
+    for rows in zip(*inputs.values(), strict=True):
+        yield {
+            name: row[np.newaxis]
+            for name, row in zip(inputs, rows, strict=True)
+        }
+
+
+def _named(images):
+    """Returns inputs by their names; a single one needs none."""
+    return images if isinstance(images, dict) else {"images": images}
+
+
 def _single(outputs):
     """Returns the only one of named outputs, or all of them."""
     return outputs if len(outputs) > 1 else next(iter(outputs.values()))
@@ -117,13 +134,13 @@ def _write_saved_model(job, path):
         job.max_pixels,
         job.facts(),
     )
-    requests = {"serving_default": ("images", job.samples[:1])}
+    requests = {"serving_default": next(one_by_one(job.samples))}
     notes = []
     if job.checkpoint is None:
         notes.append("No `checkpoint`: without the signature serving_bytes.")
     else:
         picture = PICTURES[0].read_bytes()
-        requests["serving_bytes"] = "pictures", [picture]
+        requests["serving_bytes"] = {"pictures": [picture]}
     if not serving.write_warmup(path, requests):
         notes.append("No tensorflow-serving-api: without warm-up requests.")
     return tuple(notes)
@@ -135,8 +152,8 @@ def _load_saved_model(path):
     model = tf.saved_model.load(str(path))
 
     def run(images, model=model):  # else its variables are collected
-        images = tf.constant(images)
-        outputs = model.signatures["serving_default"](images)
+        inputs = {n: tf.constant(x) for n, x in _named(images).items()}
+        outputs = model.signatures["serving_default"](**inputs)
         return _single({name: y.numpy() for name, y in outputs.items()})
 
     return f"TensorFlow {tf.__version__}", run
@@ -175,11 +192,10 @@ def _quantized_onnx(proto, calibration):
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):
-        images = iter(calibration)
+        inputs = one_by_one(calibration)
 
         def get_next(self):
-            image = next(self.images, None)
-            return image if image is None else {"images": image[np.newaxis]}
+            return next(self.inputs, None)
 
     scores = ("Softmax", "Sigmoid")
     with tempfile.TemporaryDirectory() as folder:
@@ -224,9 +240,7 @@ def _load_onnx(path):
     return (
         f"ONNX Runtime {onnxruntime.__version__}",
         lambda images: _single(
-            dict(
-                zip(names, session.run(names, {"images": images}), strict=True)
-            )
+            dict(zip(names, session.run(names, _named(images)), strict=True))
         ),
     )
 
@@ -249,10 +263,16 @@ def _write_litert(job, path):
 
     lite = _lite()
     model = job.model
-    shape = (None, *(n or job.side for n in model.inputs[0].shape[1:]))
-    if shape != model.inputs[0].shape:
-        images = keras.Input(batch_shape=shape, name="images")
-        model = keras.Model(images, model(images))
+    if any(None in x.shape[1:] for x in model.inputs):
+        inputs = keras.tree.map_structure(
+            lambda x: keras.Input(
+                tuple(n or job.side for n in x.shape[1:]),
+                dtype=x.dtype,
+                name=x.name,
+            ),
+            model.input,
+        )
+        model = keras.Model(inputs, model(inputs))
     saved = path.with_name("saved_model")
     serving.save(model, saved)
     converter = lite.TFLiteConverter.from_saved_model(str(saved))
@@ -263,10 +283,11 @@ def _write_litert(job, path):
     if job.precision == "int8":
         builtins = lite.OpsSet.TFLITE_BUILTINS_INT8
         converter.target_spec.supported_ops = [builtins]
-        converter.representative_dataset = lambda: (
-            [image[np.newaxis]] for image in job.calibration
-        )
-    data = converter.convert()
+        converter.representative_dataset = lambda: one_by_one(job.calibration)
+    with warnings.catch_warnings():
+        # Of a class that the converter itself uses, to find inputs by name.
+        warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
+        data = converter.convert()
     path.write_bytes(_with_metadata(data, job.facts()) if job.facts() else data)
 
 
@@ -293,15 +314,27 @@ def _load_litert(path):
     version = importlib.metadata.version("ai-edge-litert")
     interpreter = litert.Interpreter(str(path), num_threads=os.cpu_count())
     interpreter.allocate_tensors()
-    (image,) = interpreter.get_input_details()
-    details = interpreter.get_signature_runner().get_output_details()
-    outputs = {name: output["index"] for name, output in details.items()}
+    signature = interpreter.get_signature_runner()
+    indices, outputs = (
+        {name: tensor["index"] for name, tensor in details.items()}
+        for details in (
+            signature.get_input_details(),
+            signature.get_output_details(),
+        )
+    )
 
     def run(images):
-        if images.shape != tuple(interpreter.get_input_details()[0]["shape"]):
-            interpreter.resize_tensor_input(image["index"], images.shape)
+        inputs = {indices[n]: x for n, x in _named(images).items()}
+        shapes = {
+            tensor["index"]: tuple(tensor["shape"])
+            for tensor in interpreter.get_input_details()
+        }
+        if shapes != {i: x.shape for i, x in inputs.items()}:
+            for i, x in inputs.items():
+                interpreter.resize_tensor_input(i, x.shape)
             interpreter.allocate_tensors()
-        interpreter.set_tensor(image["index"], images)
+        for i, x in inputs.items():
+            interpreter.set_tensor(i, x)
         interpreter.invoke()
         return _single(
             {name: interpreter.get_tensor(i) for name, i in outputs.items()}
@@ -319,9 +352,9 @@ def _write_openvino(job, path):
     model = openvino.convert_model(str(saved))
     if job.precision == "int8":
         model = _quantized_openvino(model, job.calibration)
-    (images,) = model.get_parameters()
-    if len(images.partial_shape) == 4:
-        images.layout = openvino.Layout("NHWC")
+    for images in model.get_parameters():
+        if len(images.partial_shape) == 4:
+            images.layout = openvino.Layout("NHWC")
     for name, value in job.facts().items():
         model.set_rt_info(json.dumps(value), ["preprocessing", name])
     _save_openvino(model, path / "model.xml", job.precision == "float16")
@@ -332,11 +365,11 @@ def _quantized_openvino(model, calibration):
     import nncf
 
     nncf.set_log_level(logging.ERROR)
-    images = nncf.Dataset([image[np.newaxis] for image in calibration])
+    inputs = list(one_by_one(calibration))
     return nncf.quantize(
         model,
-        images,
-        subset_size=len(calibration),
+        nncf.Dataset(inputs),
+        subset_size=len(inputs),
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             overflow_fix=nncf.OverflowFix.ENABLE
         ),
@@ -361,7 +394,10 @@ def _load_openvino(path):
     )
     version = openvino.__version__.partition("-")[0]
     return f"OpenVINO {version}", lambda images: _single(
-        {y.get_any_name(): array for y, array in compiled(images).items()}
+        {
+            y.get_any_name(): array
+            for y, array in compiled(_named(images)).items()
+        }
     )
 
 

@@ -36,8 +36,8 @@ def save(
     """Writes a model as one version of a servable.
 
     Signatures:
-        `serving_default` takes `images` as the model does, and returns
-        `outputs`, float32.
+        `serving_default` takes `images` as the model does, or several inputs
+        by their names, and returns `outputs`, float32.
         `serving_bytes`, only with a checkpoint, takes `pictures`, encoded
         JPEG, PNG, GIF or BMP, `(batch,)`. It returns `labels` and `scores`
         of the best classes, `(batch, top)`, best first, and `errors`,
@@ -210,7 +210,7 @@ def write_warmup(path, requests):
 
     Args:
         path: Folder of the version.
-        requests: From a signature to its input's name and value.
+        requests: From a signature to its inputs, values by their names.
 
     Returns:
         Whether it could: the package `tensorflow-serving-api` is needed.
@@ -225,10 +225,11 @@ def write_warmup(path, requests):
     folder.mkdir()
     file = str(folder / "tf_serving_warmup_requests")
     with tf.io.TFRecordWriter(file) as writer:
-        for signature, (name, value) in requests.items():
+        for signature, inputs in requests.items():
             request = predict_pb2.PredictRequest()
             request.model_spec.signature_name = signature
-            request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+            for name, value in inputs.items():
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
             log = prediction_log_pb2.PredictionLog()
             log.predict_log.request.CopyFrom(request)
             writer.write(log.SerializeToString())
