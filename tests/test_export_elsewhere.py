@@ -75,7 +75,7 @@ for wrong, words in (
     except (ValueError, FileExistsError) as error:
         assert words in str(error), error
 assert {p.name for p in folder.iterdir()} == {
-    "saved_model", "int8", "preprocessing.json", "openvino", "litert"
+    "saved_model", "int8", "openvino", "litert"
 }
 """
 WITHOUT = """
