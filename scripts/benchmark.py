@@ -307,7 +307,10 @@ def parse_arguments():
     files.add_argument("--rounds", type=whole, default=5, help="turns of each")
     net = console.Parser(add_help=False)
     net.add_argument(
-        "--network", default="resnext50_32x4d", help="architecture"
+        "--network",
+        type=console.architecture,
+        default="resnext50_32x4d",
+        help="architecture",
     )
     net.add_argument("--side", type=console.SIDE, default=224, help="pixels")
     net.add_argument(

@@ -36,7 +36,6 @@ import keras
 from common import data, files
 from keras_resnext import processor
 from keras_resnext.commands import console
-from keras_resnext.registry import ARCHITECTURES
 from training import (
     batches,
     board,
@@ -78,7 +77,7 @@ def _add_options(parser):
     add("--out", required=True, type=pathlib.Path, help="folder to write to")
     add(
         "--model",
-        choices=list(ARCHITECTURES),
+        type=console.architecture,
         default="resnext29",
         metavar="NAME",
         help="architecture, as `python -m keras_resnext list` names it",

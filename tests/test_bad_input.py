@@ -80,6 +80,22 @@ def test_numbers_that_are_none(capsys):
             assert f"Received: {value[:20]!r}"[:-1] in line, case
 
 
+def test_unknown_architecture(capsys):
+    assert call(train, *TRAIN, "--model", "vgg") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "argument --model: `architecture` must be a known one." in line
+    assert "Received: architecture='vgg'. Pass one of resnext50_32x4d" in line
+
+
+@pytest.mark.parametrize(
+    "name", ["SE-ResNeXt-50", "seresnext50", "SEResNeXt50"]
+)
+def test_names_of_architectures_forgive(name):
+    assert console.architecture(name) == "seresnext50_32x4d"
+    # The data is what is wrong.
+    assert "--data must be" in call(train, *TRAIN, "--model", name)
+
+
 def test_numbers_at_their_bounds():
     share = console.Number(float, 0, 1, open="most")
     assert (share("0"), console.SHARE("1"), console.COUNT("0")) == (0, 1, 0)

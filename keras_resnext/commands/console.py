@@ -18,6 +18,8 @@ import os
 import re
 import sys
 
+from keras_resnext import registry
+
 
 class _Help(argparse.RawTextHelpFormatter):
     """Keeps the description's lines, and tells every option's default."""
@@ -111,6 +113,14 @@ SEED = Number(int, 0, 2**32 - 1)
 SIDE = Number(int, 1, 8192)  # of a picture, in pixels
 SECONDS = Number(float, 0, 1e6, open="least")
 SHARE = Number(float, 0, 1)
+
+
+def architecture(text):
+    """Returns the key of an architecture; for `add_argument(type=…)`."""
+    try:
+        return registry.find_architecture(text).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def require_packages(extra, *names):

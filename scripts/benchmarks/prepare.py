@@ -94,11 +94,6 @@ def _architecture(task):
     """Returns the row of the registry, with the task's groups and width."""
     from keras_resnext.registry import ARCHITECTURES
 
-    if task.network not in ARCHITECTURES:
-        raise ValueError(
-            f"`--network` must be one of {', '.join(ARCHITECTURES)}. "
-            f"Received: network={task.network!r}. Choose one of them."
-        )
     row = ARCHITECTURES[task.network]
     return dataclasses.replace(
         row,
