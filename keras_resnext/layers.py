@@ -1,4 +1,4 @@
-"""The two layers that ResNeXt needs and Keras on TensorFlow does badly."""
+"""The layers that ResNeXt needs and Keras on TensorFlow does badly."""
 
 import functools
 
@@ -51,26 +51,33 @@ def _on_cpu():
     return not tf.config.list_physical_devices("GPU")
 
 
-def _with_declared_shape(maps, shape):
-    """Mends what a convolution returns for a replica without an image.
+def _on_images(operation, images):
+    """Applies an operation to images, of which there can be none.
 
-    oneDNN's has the shape of its input then, not that of its output.
+    A replica can be without an image at the end of an epoch. On a CPU with
+    oneDNN, convolutions of nothing then have the shape of their input, and
+    the gradient of pooling ends the process: so they get one of zeros.
+
+    Args:
+        operation: From feature maps to feature maps, one for each image.
+        images: `(batch, ...)`, a tensor of TensorFlow.
+
+    Returns:
+        A tensor `(batch, ...)`.
     """
     import tensorflow as tf
 
-    @tf.custom_gradient
-    def mend(maps):
-        found = tf.shape(maps)
-        declared = [
-            found[i] if size is None or i == 0 else size
-            for i, size in enumerate(shape)
-        ]
-        empty = tf.equal(found[0], 0)
-        # Not `declared` alone: Grappler would take this out as needless.
-        shown = tf.where(empty, tf.stack(declared), found)
-        return tf.reshape(maps, shown), lambda gradient: gradient
-
-    return mend(maps)
+    batch = images.shape[0]
+    shared = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    if batch or (batch is None and not (shared and _on_cpu())):
+        return operation(images)
+    shape = tf.shape(images)
+    missing = tf.cast(tf.equal(shape[:1], 0), shape.dtype)
+    zeros = tf.zeros(tf.concat([missing, shape[1:]], 0), images.dtype)
+    # Not `tf.pad`, which becomes part of a convolution that follows.
+    padded = tf.concat([images, zeros], 0)
+    padded.set_shape((None, *images.shape[1:]))
+    return operation(padded)[: shape[0]]
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
@@ -84,6 +91,8 @@ class GroupedConv2D(keras.layers.Conv2D):
     CPU and the exported model fail where XLA is disabled, as in TF Serving.
     Here TensorFlow's own operation runs or, where that one has no gradient,
     several convolutions without groups. Other backends keep Keras's path.
+
+    A replica of a `tf.distribute.Strategy` can be without an image.
 
     On a CPU the layer also says `supports_jit = False`, so that
     `compile(jit_compile="auto")` does not compile the whole train step with
@@ -104,13 +113,18 @@ class GroupedConv2D(keras.layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         """Convolves `inputs` with `kernel` in `self.groups` groups."""
-        if not _on_tensorflow() or self.groups == 1:
+        if not _on_tensorflow():
+            return super().convolution_op(inputs, kernel)
+        return _on_images(lambda x: self._convolve(x, kernel), inputs)
+
+    def _convolve(self, inputs, kernel):
+        import tensorflow as tf
+
+        if self.groups == 1:
             return super().convolution_op(inputs, kernel)
         dtype = keras.backend.standardize_dtype(inputs.dtype)
         if not _trains_directly(dtype):
             return self._split(inputs, kernel)
-        import tensorflow as tf
-
         outputs = self._direct(inputs, kernel)
         # Keeps Grappler from fusing what follows: a graph traced here may be
         # served where oneDNN is off, and there the fused operation has no
@@ -161,6 +175,21 @@ class GroupedConv2D(keras.layers.Conv2D):
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
+class MaxPooling2D(keras.layers.MaxPooling2D):
+    """A `keras.layers.MaxPooling2D` that trains without an image, too.
+
+    Arguments and results are those of `keras.layers.MaxPooling2D`; a replica
+    of a `tf.distribute.Strategy` can be without an image.
+    """
+
+    def call(self, inputs):
+        """Pools `inputs`, 4D, either data format."""
+        if not _on_tensorflow():
+            return super().call(inputs)
+        return _on_images(super().call, inputs)
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
 class BatchNormalization(keras.layers.BatchNormalization):
     """A `keras.layers.BatchNormalization` that is one fused operation.
 
@@ -196,10 +225,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
             # Else Grappler fuses it with the convolution, which without
             # AVX-512 oneDNN computes twenty times slower for a single image.
             inputs = tf.ensure_shape(inputs, inputs.shape)
-        elif training and tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            inputs = _with_declared_shape(
-                inputs, self.get_build_config()["input_shape"]
-            )
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=self.gamma,

@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers
 
 from keras_resnext import arguments
-from keras_resnext.layers import BatchNormalization, GroupedConv2D
+from keras_resnext.layers import BatchNormalization, GroupedConv2D, MaxPooling2D
 from keras_resnext.registry import (
     ARCHITECTURES,
     Architecture,
@@ -56,8 +56,7 @@ def conv_bn(
     # were trained with as many zeros on each side.
     if stride > 1 and kernel_size > 1:
         x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
-    conv = layers.Conv2D if groups == 1 else GroupedConv2D
-    x = conv(
+    x = GroupedConv2D(
         filters,
         kernel_size,
         strides=stride,
@@ -106,7 +105,7 @@ def squeeze_and_excite(x, name):
         ("reduce", max(8, channels // 16), "relu"),
         ("expand", channels, "sigmoid"),
     ):
-        y = layers.Conv2D(
+        y = GroupedConv2D(
             filters,
             1,
             activation=activation,
@@ -213,7 +212,7 @@ def _stem(x, row):
     # Cadene's nets have no padding and round up: what is added fills the end.
     pad = ((0, 1), (0, 1)) if row.stem == "legacy" else 1
     x = layers.ZeroPadding2D(pad, name="pool1_pad")(x)
-    return layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
+    return MaxPooling2D(3, 2, name="pool1_pool")(x)
 
 
 def _stages(x, row, output_stride, drop, gamma):

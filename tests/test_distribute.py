@@ -184,12 +184,17 @@ def test_two_devices_and_two_workers(begin, start, tmp_path):
 
 @tensorflow_only
 @pytest.mark.parametrize(
-    "onednn", [pytest.param("0", marks=pytest.mark.slow), "1"]
+    "onednn, size",
+    [
+        ("1", "(None, None)"),
+        pytest.param("0", "(None, None)", marks=pytest.mark.slow),
+        pytest.param("1", "(8, 8)", marks=pytest.mark.slow),
+    ],
 )
-def test_replica_without_an_image(begin, onednn):
+def test_replica_without_an_image(begin, onednn, size):
     """Nine images in batches of four leave one, for the first of two."""
-    code = """
-import sys
+    code = f"size = {size}"
+    code += """
 import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 two = [tf.config.LogicalDeviceConfiguration()] * 2
@@ -199,14 +204,30 @@ x = np.random.default_rng(0).normal(1, 2, (9, 8, 8, 3)).astype("float32")
 y = np.arange(9) % 3
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
     model = keras_resnext.ResNeXt(
-        (1, 1), 2, 8, input_shape=(8, 8, 3), classes=3, stem="cifar"
+        (1, 1), 2, 8, input_shape=(*size, 3), classes=3, stem="cifar",
+        squeeze_excite=True, average_shortcut=True, anti_aliased=True,
     )
     model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    pooled = keras.Sequential([
+        keras.Input((*size, 3)),
+        keras_resnext.layers.GroupedConv2D(6, 3, 2, groups=3),
+        keras_resnext.layers.MaxPooling2D(3, 1),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(3, "softmax"),
+    ])
+    pooled.compile("sgd", "sparse_categorical_crossentropy")
+pooled.fit(x, y, batch_size=4, verbose=0)
+for weight in pooled.weights:
+    assert np.isfinite(weight.numpy()).all(), weight.path
 conv, bn = model.get_layer("conv1_conv"), model.get_layer("conv1_bn")
 maps = tf.nn.conv2d(x, conv.kernel.numpy(), 1, "SAME").numpy()
 model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
 for variable in model.variables:
     assert np.isfinite(variable.numpy()).all(), variable.path
+scores = model(x)
+loss = keras.losses.sparse_categorical_crossentropy(y, scores).numpy().mean()
+found = model.evaluate(x, y, batch_size=4, verbose=0)
+np.testing.assert_allclose(found, loss, 1e-4)
 mean, variance = 0.0, 1.0
 for batch in (maps[:4], maps[4:8], maps[8:]):
     means, variances = [], []

@@ -1,12 +1,16 @@
 """The docs: links that lead somewhere, and the notebook from top to bottom."""
 
 import importlib
+import os
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
+import keras_resnext
 from keras_resnext import __main__ as command_line
 from keras_resnext.commands import arguments
 
@@ -68,6 +72,30 @@ def test_commands_exist(page, program, words, monkeypatch):
 def test_commands_are_found():
     programs = {program for _, program, _ in commands()}
     assert {"keras-resnext", "train.py", "benchmark.py"} < programs
+
+
+def test_what_keras_says_of_a_file_whose_layers_it_does_not_know(tmp_path):
+    path = tmp_path / "model.keras"
+    keras_resnext.ResNeXt((1,), 2, 4, stem="cifar", classes=3).save(path)
+    load = f"import keras; keras.saving.load_model({str(path)!r})"
+    answer = subprocess.run(
+        [sys.executable, "-c", load],
+        env=os.environ | {"KERAS_BACKEND": "numpy"},  # imported at once
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 1
+    heading = next(
+        line
+        for line in (ROOT / "docs/errors.md").read_text("utf-8").splitlines()
+        if "Could not locate class" in line
+    )
+    for words in re.findall("`(.*?)`", heading):
+        assert words.strip("… ") in answer.stderr
+    for page in ("README.md", "docs/weights.md", "docs/errors.md"):
+        text = " ".join((ROOT / page).read_text("utf-8").split())
+        assert re.search("`.keras` file.*`import keras_resnext` first", text)
 
 
 @pytest.mark.slow

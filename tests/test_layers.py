@@ -11,6 +11,7 @@ import pytest
 from keras_resnext.layers import (
     BatchNormalization,
     GroupedConv2D,
+    MaxPooling2D,
     _trains_directly,
 )
 
@@ -148,6 +149,48 @@ def test_gradients_are_the_transposed_convolution(
     assert inner == (y * integers(y.shape, 2)).sum()
     assert (x * dx).sum() == inner
     assert (kernel * dk).sum() == inner
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
+@pytest.mark.parametrize("kind", ["plain", "grouped", "same", "pooling"])
+def test_no_image(path, kind, first, graph):
+    """Sizes are as for any other number of images, and gradients zero."""
+    import tensorflow as tf
+
+    if (first or path == "direct") and not _trains_directly():
+        pytest.skip("TensorFlow on a CPU needs oneDNN for it")
+    if first and kind == "pooling":
+        pytest.skip("TensorFlow has no gradient of it on a CPU")
+    options = {
+        "strides": 2,
+        "padding": "same" if kind == "same" else "valid",
+        "data_format": "channels_first" if first else "channels_last",
+    }
+    if kind == "pooling":
+        layer = MaxPooling2D(3, **options)
+    else:
+        groups = 1 if kind == "plain" else 4
+        layer = GroupedConv2D(16, 3, groups=groups, **options)
+    shape = (8, 9, 10) if first else (9, 10, 8)
+    layer.build((None, *(8 if size == 8 else None for size in shape)))
+
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            loss = tf.reduce_sum(y * y)
+        weights = [v.value for v in layer.trainable_weights]
+        return y, *tape.gradient(loss, [x, *weights])
+
+    if graph:
+        gradients = tf.function(gradients)
+    y, dx, *rest = (np.array(a) for a in gradients(tf.zeros((0, *shape))))
+    assert y.shape == (0, *layer.compute_output_shape((1, *shape))[1:])
+    assert dx.shape == (0, *shape)
+    for gradient, variable in zip(rest, layer.trainable_weights, strict=True):
+        np.testing.assert_array_equal(gradient, np.zeros(variable.shape))
 
 
 @needs_tensorflow

@@ -61,7 +61,7 @@ def randomise(model, seed=0):
         array = random.standard_normal(v.shape)
         if v.name == "kernel":
             array *= math.sqrt(2 / math.prod(v.shape[:-1]))
-        elif v.name in ("gamma", "moving_variance"):
+        elif v.name in ("gamma", "moving_variance", "variance"):
             array = 0.8 + 0.2 * np.tanh(array)
         else:
             array *= 0.1

@@ -637,17 +637,7 @@ def before(kind, x):
     return layer(x)
 
 
-# On torch, what the copied network makes of an adapted layer is no number, and
-# `replace_input` refuses; why is not known yet.
-ADAPTED = pytest.param(
-    "adapted",
-    marks=pytest.mark.xfail(
-        keras.backend.backend() == "torch", reason="NaN on torch", strict=True
-    ),
-)
-
-
-@pytest.mark.parametrize("kind", [ADAPTED, "own", "bins", "operations"])
+@pytest.mark.parametrize("kind", ["adapted", "own", "bins", "operations"])
 def test_replaced_input_keeps_what_is_not_in_weights(kind):
     x = keras.Input((8, 8, 3))
     options = dict(stem="cifar", depths=(1,), input_shape=None)
