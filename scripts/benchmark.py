@@ -48,6 +48,9 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 __keras_later__ = True  # only in the processes that need it
 
+from keras_resnext.commands import console  # first: for Ctrl-C
+
+# isort: split
 import numpy as np
 import tqdm
 
@@ -66,7 +69,6 @@ from benchmarks.prepare import prepare as write_files
 from benchmarks.serve import serve
 from common import files
 from keras_resnext import processor
-from keras_resnext.commands import console
 
 
 def milliseconds(function):

@@ -28,15 +28,17 @@ import re
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+__keras_later__ = True  # once Ctrl-C is looked after
 
-import keras_resnext  # before Keras, which loads TensorFlow: for oneDNN
+from keras_resnext.commands import console  # first: for Ctrl-C and oneDNN
 
 # isort: split
 import keras
 import numpy as np
 
+import keras_resnext
 from common import data, files, pictures
-from keras_resnext.commands import arguments, console, networks
+from keras_resnext.commands import arguments, networks
 from keras_resnext.export import formats
 from keras_resnext.export.serving import PREPROCESSING
 

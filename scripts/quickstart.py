@@ -18,15 +18,16 @@ import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+__keras_later__ = True  # once Ctrl-C is looked after
 
-import keras_resnext  # before Keras, which loads TensorFlow: for oneDNN
+from keras_resnext.commands import console  # first: for Ctrl-C and oneDNN
 
 # isort: split
 import keras
 import numpy as np
 
+import keras_resnext
 from common import pictures
-from keras_resnext.commands import console
 from keras_resnext.export import export
 
 OUT = pathlib.Path("runs/quickstart")

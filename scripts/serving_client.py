@@ -10,17 +10,18 @@ Prints a line for each picture: its name and its best classes, or why it could
 not be read or decoded; the exit status is 1 if there was such a picture.
 """
 
-__keras_later__ = True  # never here
-
 import base64
 import pathlib
 import re
 import sys
 
+__keras_later__ = True  # never here
+
+from keras_resnext.commands import console  # first: for Ctrl-C
+
+# isort: split
 import requests
 from tqdm import tqdm
-
-from keras_resnext.commands import console
 
 SIGNATURE = "serving_bytes"
 

@@ -28,14 +28,16 @@ import pathlib
 import tempfile
 import types
 
-import keras_resnext  # before Keras, which loads TensorFlow: for oneDNN
+__keras_later__ = True  # once Ctrl-C is looked after
+
+from keras_resnext.commands import console  # first: for Ctrl-C and oneDNN
 
 # isort: split
 import keras
 
+import keras_resnext
 from common import data, files
 from keras_resnext import processor
-from keras_resnext.commands import console
 from training import (
     batches,
     board,

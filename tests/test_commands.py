@@ -20,6 +20,7 @@ from keras_resnext.commands import arguments, listing
 from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, resolve
 
 PICTURES = pathlib.Path(keras_resnext.__file__).with_name("pictures")
+SCRIPTS = PICTURES.parents[1] / "scripts"
 
 
 def python(*words, path=()):
@@ -273,6 +274,29 @@ def test_predict_in_a_process_of_its_own(own, tmp_path):
     assert (status, output) == (2, "")
     assert "must be a .keras file or an architecture" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "module"),
+    [
+        ("scripts/train.py", "keras"),
+        ("scripts/evaluate.py", "keras"),
+        ("scripts/explain.py", "keras"),
+        ("scripts/quickstart.py", "keras"),
+        ("scripts/benchmark.py", "numpy"),
+        ("scripts/serving_client.py", "requests"),
+        ("-m keras_resnext predict .", "keras"),
+    ],
+)
+def test_control_c_while_modules_are_imported(words, module, tmp_path):
+    (tmp_path / f"{module}.py").write_text(
+        "import os, signal, time\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "time.sleep(60)\n"
+    )
+    words = words.replace("scripts", str(SCRIPTS)).split()
+    status, _, errors = python(*words, path=[tmp_path])
+    assert (status, errors) == (130, "Interrupted.\n")
 
 
 def test_control_c_ends_with_130(own, monkeypatch, capsys):

@@ -6,7 +6,9 @@
     @console.plain_errors()
     def main(): ...
 
-Standard library only, so that a command's help comes at once.
+Standard library only, so that a command's help comes at once. A script that
+says `__keras_later__ = True` and imports this module first can be ended by
+Ctrl-C while it imports Keras, too.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import importlib.util
 import math
 import os
 import re
+import signal
 import sys
 
 from keras_resnext import registry
@@ -153,10 +156,12 @@ def plain_errors(status=1):
     Args:
         status: Exit status of all but Ctrl-C.
     """
+    if signal.getsignal(signal.SIGINT) is _quit:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
-        _end("Interrupted.", 130)
+        _end(_INTERRUPTED, 130)
     except BrokenPipeError:  # as with `| head`
         # Python flushes at its end, which would complain once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -190,6 +195,26 @@ def sentence(error):
         text = str(error.message).partition("\n")[0]
         return re.sub(r"^(?:\{\{.*?\}\} )?(?:\w+Error: )?", "", text)
     return None
+
+
+_INTERRUPTED = "Interrupted."
+
+
+def _quit(*_):
+    """Ends a program that has only imported modules so far.
+
+    Not by an exception: that is a traceback, or a module that is being
+    imported takes it for a package that is missing.
+    """
+    os.write(2, f"{_INTERRUPTED}\n".encode())
+    os._exit(130)
+
+
+if (
+    hasattr(sys.modules["__main__"], "__keras_later__")
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, _quit)  # until `plain_errors`
 
 
 def _end(text, status):
