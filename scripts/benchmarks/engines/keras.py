@@ -37,15 +37,17 @@ def with_stock_layers(model):
     """Returns the same network of the layers that Keras ships."""
     import keras
 
-    from keras_resnext.layers import BatchNormalization, GroupedConv2D
+    from keras_resnext import layers
+
+    kinds = {
+        layers.BatchNormalization: keras.layers.BatchNormalization,
+        layers.GroupedConv2D: keras.layers.Conv2D,
+        layers.MaxPooling2D: keras.layers.MaxPooling2D,
+    }
 
     def stock(layer):
-        config = layer.get_config()
-        if isinstance(layer, GroupedConv2D):
-            return keras.layers.Conv2D.from_config(config)
-        if isinstance(layer, BatchNormalization):
-            return keras.layers.BatchNormalization.from_config(config)
-        return type(layer).from_config(config)
+        kind = kinds.get(type(layer), type(layer))
+        return kind.from_config(layer.get_config())
 
     clone = keras.models.clone_model(model, clone_function=stock)
     clone.set_weights(model.get_weights())
