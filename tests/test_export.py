@@ -1265,7 +1265,7 @@ def text(tree):
         ({"labels": ["a"]}, "`labels` needs a `checkpoint`"),
         (
             {"checkpoint": "resnext50_32x4d", "labels": list("abcdefghij")},
-            "must take images of 224x224 pixels.*input_shape=.32, 32, 3",
+            "must take images of 288x288 pixels.*input_shape=.32, 32, 3",
         ),
         ({"calibration": []}, "`calibration` must be one picture or more"),
         (

@@ -18,7 +18,11 @@ from PIL import Image
 from reference import TINY, draw
 
 import keras_resnext
-from keras_resnext.registry import ARCHITECTURES
+from keras_resnext.registry import (
+    ARCHITECTURES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+)
 from keras_resnext.weights import hub
 
 pytest.importorskip("huggingface_hub", reason="pip install -e '.[hub]'")
@@ -375,7 +379,9 @@ def test_consent(site):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"architecture": None, "settings": {"input_size": None}},
+        {"settings": "none"},
+        {"settings": {"input_size": 7, "test_input_size": None}},
+        {"settings": {"crop_pct": 10**400, "test_crop_pct": None}},
         {"settings": {"test_input_size": [3, 48, 40]}},
         {"settings": {"test_input_size": [1, 48, 48]}},
         {"settings": {"test_input_size": [3, 10**9, 10**9]}},
@@ -390,14 +396,39 @@ def test_consent(site):
         {"num_classes": -1},
         {"global_pool": "max"},
         {"model_args": {"act_layer": "silu"}},
+        {"model_args": {"num_classes": 8}},
+        {"model_args": ["silu"]},
     ],
 )
 def test_settings_that_are_not_ours(site, changes):
+    if changes.get("settings") == "none":
+        changes = {"pretrained_cfg": "none"}
     configure(site, **changes)
-    if "input_size" in changes.get("settings", {}):
-        del changes["settings"]["input_size"]
-        site.files["config.json"] = b'{"architecture": "resnet18"}'
     refused(ValueError, "The config.json of a network on the hub must be")
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"{", b"\xff"])
+def test_files_that_are_no_configuration(site, content):
+    site.files["config.json"] = content
+    refused(ValueError, "The config.json of a network on the hub must be")
+
+
+def test_what_timm_leaves_out_is_its_default(site):
+    config = {"architecture": CONFIG["architecture"], "num_classes": 7}
+    site.files["config.json"] = json.dumps(config).encode()
+    row = keras_resnext.eval_transform(NAME).checkpoint
+    assert (row.resize, row.crop, row.interpolation) == (256, 224, "bicubic")
+    assert (row.mean, row.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert (row.labels, row.licence) == (None, "unknown")
+
+
+def test_what_timm_always_writes(site):
+    # timm 1.0.31's `save_for_hf`, of a network with `drop_rate=0.1`.
+    arguments = {"num_classes": 7, "in_chans": 3, "global_pool": "avg"}
+    arguments |= {"drop_rate": 0.1, "act_layer": None}
+    configure(site, model_args=arguments)
+    model = keras_resnext.from_hub(NAME)
+    np.testing.assert_array_equal(kernel(model), draw("tiny")["fc.weight"].T)
 
 
 @pytest.mark.parametrize(

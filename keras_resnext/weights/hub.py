@@ -55,7 +55,10 @@ def describe(name):
         if path.stat().st_size > _MAX_CONFIG:
             raise ValueError(f"it is larger than {_MAX_CONFIG} bytes")
         return _checkpoint(hub, json.loads(path.read_text("utf-8")))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (
+        *(ValueError, TypeError, KeyError),
+        *(AttributeError, OverflowError, RecursionError),
+    ) as error:
         reason = printable(f"{type(error).__name__}: {error}", 300)
         raise ValueError(
             "The config.json of a network on the hub must be one of timm's. "
@@ -115,19 +118,28 @@ def _checkpoint(hub, config):
         architecture = registry.find_architecture(old).name
     except ValueError:
         architecture = old  # perhaps one that shows in its arrays
-    # timm's older files have all in one.
+    # timm's older files have all in one. What is missing is timm's default.
     settings = config.get("pretrained_cfg") or config
-    test = settings.get("test_input_size") or settings["input_size"]
-    channels, height, width = map(int, test)
+    test = settings.get("test_input_size") or settings.get("input_size")
+    channels, height, width = map(int, test or (3, 224, 224))
     pct = float(
         settings.get("test_crop_pct") or settings.get("crop_pct") or 0.875
     )
-    mean, std = (tuple(map(float, settings[k])) for k in ("mean", "std"))
-    classes = int(config.get("num_classes") or settings["num_classes"])
+    mean = tuple(map(float, settings.get("mean") or registry.IMAGENET_MEAN))
+    std = tuple(map(float, settings.get("std") or registry.IMAGENET_STD))
+    classes = config.get("num_classes", settings.get("num_classes", 1000))
+    classes = int(classes)
     labels = config.get("label_names") or settings.get("label_names")
     if labels is not None:
         labels = tuple(labels.values() if isinstance(labels, dict) else labels)
-    interpolation = settings.get("interpolation", "bilinear")
+    interpolation = settings.get("interpolation") or "bicubic"
+    # timm 1.0.31 writes these always.
+    usual = {"in_chans": 3, "num_classes": classes, "global_pool": "avg"}
+    foreign = {
+        key: value
+        for key, value in (config.get("model_args") or {}).items()
+        if key not in _TRAINING and value != usual.get(key)
+    }
     mode = settings.get("crop_mode") or "center"
     for fault, found in (
         (f"{channels} channels", channels != 3),
@@ -162,8 +174,8 @@ def _checkpoint(hub, config):
             config.get("global_pool", "avg") != "avg",
         ),
         (
-            "`model_args`, which no network of this package has",
-            bool(config.get("model_args")),
+            f"`model_args` {foreign}, which no network of this package has",
+            bool(foreign),
         ),
     ):
         if found:
@@ -190,6 +202,8 @@ def _checkpoint(hub, config):
     )
 
 
+# Arguments of timm's networks that change nothing after training.
+_TRAINING = ("drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last")
 _FILTERS = ("bilinear", "bicubic")
 _MODES = ("center", "squash", "border")
 
