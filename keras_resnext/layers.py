@@ -8,10 +8,10 @@ import numpy as np
 _PACKAGE = "keras_resnext"
 # What TensorFlow's fused normalisation takes, beside weights of float32.
 _FUSED_DTYPES = {"float32", "bfloat16", "float16"}
-# Beyond so many taps of a kernel for each position of the feature map, scaling
-# the kernel takes longer than normalising one image's feature map; measured.
 # Channels of groups that are convolved together; measured on ResNeXt-50.
 _MERGED = 16
+# Beyond so many taps of a kernel for each position of the feature map, scaling
+# the kernel takes longer than normalising one image's feature map; measured.
 _TAPS_FOR_EACH_POSITION = 8
 
 
