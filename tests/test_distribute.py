@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from test_train import SHALLOW, command
 
 import keras_resnext
 import train
@@ -322,18 +323,16 @@ def test_workers_go_on_after_kill(begin, tmp_path):
     )
 
     def training(out):
-        return [
-            begin(
-                *(TRAIN, "--data", tmp_path / "data.npz", "--out", out),
-                # A new classifier alone, on features: quick.
-                *("--recipe", "finetune", "--weights", "cifar10"),
-                *("--sizes", 8, "--epochs", 3, "--batch-size", 16),
-                *("--dtype", "float32", "--save-every", 1),
-                *("--strategy", "multi_worker"),
-                TF_CONFIG=config,
-            )
-            for config in cluster()
-        ]
+        line = command(
+            *("--data", tmp_path / "data.npz", "--out", out),
+            # A new classifier alone, on features: quick.
+            *("--recipe", "finetune", "--groups", 2),
+            *("--sizes", 8, "--epochs", 3, "--batch-size", 16),
+            *("--dtype", "float32", "--save-every", 1),
+            *("--strategy", "multi_worker"),
+            before=SHALLOW,
+        )
+        return [begin(*line[1:], TF_CONFIG=config) for config in cluster()]
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     end(*training(whole))

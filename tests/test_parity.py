@@ -50,9 +50,10 @@ SLOW = {name for name, row in ARCHITECTURES.items() if sum(row.depths) > 16} - {
     ],
 )
 def network(request, tmp_path_factory):
-    """Gives each architecture's name and our logits with the drawn weights."""
+    """Gives each architecture's name, weights and our logits with them."""
     path = tmp_path_factory.mktemp("weights") / "drawn.safetensors"
-    save_file(draw(request.param), path)
+    drawn = draw(request.param)
+    save_file(drawn, path)
     model = build(
         request.param,
         weights=path,
@@ -64,7 +65,8 @@ def network(request, tmp_path_factory):
     logits = [
         model(images(size), training=False) for size in sizes(request.param)
     ]
-    return request.param, [keras.ops.convert_to_numpy(y) for y in logits]
+    logits = [keras.ops.convert_to_numpy(y) for y in logits]
+    return request.param, drawn, logits
 
 
 def assert_equal(ours, theirs):
@@ -74,7 +76,7 @@ def assert_equal(ours, theirs):
 
 
 def test_golden(network):
-    name, logits = network
+    name, _, logits = network
     assert_equal(logits, golden(name))
 
 
@@ -82,8 +84,8 @@ def test_live(network):
     pytest.importorskip("torch", reason="pip install -e '.[parity]'")
     import torch_reference
 
-    name, logits = network
-    assert_equal(logits, torch_reference.logits(name, draw(name)))
+    name, drawn, logits = network
+    assert_equal(logits, torch_reference.logits(name, drawn))
 
 
 def test_every_architecture_has_golden_logits():

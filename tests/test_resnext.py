@@ -137,6 +137,14 @@ def unallocated():
 
 
 @pytest.fixture
+def shallow(monkeypatch):
+    """Leaves one block a stage of each architecture."""
+    for name, row in ARCHITECTURES.items():
+        row = dataclasses.replace(row, depths=(1,) * len(row.depths))
+        monkeypatch.setitem(ARCHITECTURES, name, row)
+
+
+@pytest.fixture
 def policy():
     """Gives the function that sets the dtype policy, and undoes it."""
     before = keras.config.dtype_policy()
@@ -201,7 +209,14 @@ def test_golden_layer_names_are_of_each_kind():
 
 
 @anywhere
-@pytest.mark.parametrize("name", ["ResNet50", "ResNet101", "ResNet152"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ResNet50",
+        pytest.param("ResNet101", marks=pytest.mark.slow),
+        pytest.param("ResNet152", marks=pytest.mark.slow),
+    ],
+)
 def test_layers_are_named_as_in_keras_applications(name, unallocated):
     ours, theirs = (
         getattr(module, name)(weights=None)
@@ -291,7 +306,7 @@ def test_documentation(name):
     ],
     ids=["ResNet18", "ResNeXt29", "ResNeXt"],
 )
-def test_arguments_by_position(function, first, unallocated):
+def test_arguments_by_position(function, first, shallow, unallocated):
     tensor = keras.Input((40, 48, 1), name="mine")
     model = function(
         *first, True, None, tensor, None, None, 7, "sigmoid", "net"
@@ -316,7 +331,7 @@ CHANNELS = {"resnet18": 512, "resnet34": 512, "resnext29": 1024}
 # The maps of all others: `test_parameters`.
 @anywhere
 @pytest.mark.parametrize("name", ["resnext50_32x4d", *CHANNELS])
-def test_without_top(name, unallocated):
+def test_without_top(name, shallow, unallocated):
     channels = CHANNELS.get(name, 2048)
     assert build(name, include_top=False).output_shape == (
         (None, None, None, channels)
@@ -327,7 +342,7 @@ def test_without_top(name, unallocated):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("pooling", [None, "avg", "max"])
 @pytest.mark.parametrize("name", ["resnet18", "resnext29"])
-def test_channels_and_pooling(name, pooling, channels, unallocated):
+def test_channels_and_pooling(name, pooling, channels, shallow, unallocated):
     model = build(
         name,
         include_top=False,
@@ -357,7 +372,7 @@ def test_pooled_values(file):
     "name, shape",
     [("resnet18", (224, 224, 3)), ("resnext29", (32, 32, 3))],
 )
-def test_default_shape(name, shape, unallocated):
+def test_default_shape(name, shape, shallow, unallocated):
     assert build(name).input_shape == (None, *shape)
     model = build(name, include_top=False)
     assert model.input_shape == (None, None, None, 3)
@@ -745,7 +760,7 @@ class TestResNeXt29:
             ({"groups": 32, "width_per_group": 8}, (32, 8)),
         ],
     )
-    def test_default_cardinality(self, options, expected, unallocated):
+    def test_default_cardinality(self, options, expected, shallow, unallocated):
         model = keras_resnext.ResNeXt29(weights=None, **options)
         assert self.structure(model) == expected
 
@@ -819,7 +834,9 @@ def test_channels_first(stem, channels_first, tmp_path):
         tiny(input_shape=(3, 32, 1))
 
 
-def test_default_shape_with_channels_first(channels_first, unallocated):
+def test_default_shape_with_channels_first(
+    channels_first, shallow, unallocated
+):
     channels_first()
     assert build("resnet18").input_shape == (None, 3, 224, 224)
     model = build("resnet18", include_top=False)

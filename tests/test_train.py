@@ -956,7 +956,7 @@ def _check_tensorboard(path, rows):
 def test_a_killed_training_ends_as_if_it_had_not_been(
     options, trained, tmp_path
 ):
-    whole, killed, other = trained[0], tmp_path / "killed", tmp_path / "other"
+    whole, killed = trained[0], tmp_path / "killed"
     shallow = {"before": SHALLOW}
     run_until((1, 0), *options, "--out", killed, **shallow)  # between epochs
     assert len(log(killed)) == 1
@@ -977,12 +977,22 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
     assert [row["epoch"] for row in log(killed)] == ["0", "1"]
     assert_equal_runs(whole, killed)
 
-    result = run(*options, "--out", other, "--seed", 1, **shallow)
-    assert result.returncode == 0, result.stderr
-    name = "weights.safetensors"
-    assert (other / name).read_bytes() != (whole / name).read_bytes()
 
-    result = run(*options, "--out", whole, "--seed", 1, **shallow)
+@pytest.mark.slow
+def test_another_seed_is_another_training(
+    archive, tmp_path, monkeypatch, run_here
+):
+    monkeypatch.setattr(models, "build", _small)
+    size = ("--sizes", 8, "--batch-size", 16, "--epochs", 1)
+    line = (train.main, "--data", archive, *size, *HERE)
+    for seed in (0, 1):
+        result = run_here(*line, "--out", tmp_path / str(seed), "--seed", seed)
+        assert result.returncode == 0, result.stderr
+    one, other = (
+        (tmp_path / seed / "weights.safetensors").read_bytes() for seed in "01"
+    )
+    assert one != other
+    result = run_here(*line, "--out", tmp_path / "0", "--seed", 1)
     assert result.returncode == 1
     message = result.stderr.splitlines()[-1]
     assert "Received: seed was 0 and is 1 in" in message

@@ -391,8 +391,9 @@ FACTORS = {"conv4": 0.25, "conv5": 0.5}
 
 
 @new_keras
-@pytest.mark.parametrize("form", ["nested", "loaded"])
-@pytest.mark.parametrize("schedule", [False, True])
+@pytest.mark.parametrize(
+    ("schedule", "form"), [(False, "nested"), (True, "loaded")]
+)
 def test_stage_rates(schedule, form, path, tmp_path):
     rate = 0.1
     if schedule:
