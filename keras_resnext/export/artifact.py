@@ -28,9 +28,10 @@ _SIDE = 224  # pixels, where neither model nor checkpoint say
 # than 1e-4. Eight bits may round every score of an untrained network away.
 _TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 0.5}
 
-# Both are written as one message of protobuf or flatbuffers, from float32.
+# Both are written as one message of protobuf or flatbuffers, from float32 in
+# every precision. A message ends at 2 GiB, and holds more than weights.
 _LIMITED = ("onnx", "litert")
-_LIMIT = 2**31  # bytes
+_LIMIT = 2_000_000_000  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -371,8 +372,8 @@ def _check_arguments(model, format, precision, calibration, top):
     size = 4 * model.count_params()
     require(
         format not in _LIMITED or size < _LIMIT,
-        f"Weights of less than {_LIMIT / 1e9:.1f} GB are required for {format}",
-        'Choose "openvino" or "saved_model".',
+        f"Weights of less than {_LIMIT / 1e9:.0f} GB are required for {format}",
+        'Choose "openvino" or "saved_model", which have no limit.',
         weights_in_bytes=size,
     )
     formats = {
