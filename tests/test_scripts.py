@@ -15,6 +15,7 @@ for package in ("matplotlib", "skimage", "sklearn"):
 import quickstart  # noqa: E402
 
 
+@pytest.mark.slow  # a process; CI runs the quickstart itself, too
 def test_quickstart_serves_digits(tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, "OUT", tmp_path)
     keras.utils.set_random_seed(0)
