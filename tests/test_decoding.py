@@ -23,7 +23,9 @@ from keras_resnext.export import formats, serving
 
 WIDTH, HEIGHT = 60, 40
 ROW = dataclasses.replace(
-    eval_transform("resnext50_32x4d").checkpoint, resize=36, crop=32
+    eval_transform("resnext50_32x4d/imagenet1k_v2").checkpoint,
+    resize=36,
+    crop=32,
 )
 TRANSFORM = eval_transform(ROW)
 PICTURE = Image.open(formats.PICTURES[1]).resize((WIDTH, HEIGHT))

@@ -115,9 +115,8 @@ def run(code, backend, folder):
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    "backend", ["torch", pytest.param("jax", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_export_from_another_backend(tmp_path, backend):
     output = run(WITHOUT + DEFAULT, backend, tmp_path)
     assert "top-1 agreement 100.0%" in output
