@@ -85,6 +85,9 @@ def test_each_is_that_of_pytorch(switch, block, tmp_path):
         ("resnext50d_32x4d", (75, 89)),
         ("seresnext26t_32x4d", (75, 89)),
         ("seresnextaa101d_32x8d", (64, 96)),
+        pytest.param(
+            *("seresnextaa201d_32x8d", (64, 96)), marks=pytest.mark.slow
+        ),
         ("legacy_seresnext26_32x4d", (75, 89)),
     ],
 )
