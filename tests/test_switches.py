@@ -272,13 +272,25 @@ def test_channels_first(whole, channels_first):  # noqa: F811
         ("litert", "float32"),
         ("litert", "int8"),
         ("openvino", "float32"),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in (
+                *(("saved_model", p) for p in ("bfloat16", "float16")),
+                *(("onnx", p) for p in ("float16", "int8")),
+                ("litert", "float16"),
+                *(("openvino", p) for p in ("float16", "int8")),
+            )
+        ),
     ],
 )
 def test_exports(format, precision, whole, tmp_path):
     from keras_resnext.export import export
     from keras_resnext.export.formats import FORMATS
 
-    for package in FORMATS[format].packages:
+    packages = FORMATS[format].packages
+    if precision == "int8":
+        packages += FORMATS[format].quantizer
+    for package in packages:
         pytest.importorskip(package, reason="pip install -e '.[export]'")
     fixed = tiny(weights=whole[1], input_shape=(64, 64, 3), **ALL)
     calibration = images(64, 64, count=8) if precision == "int8" else None
@@ -289,4 +301,6 @@ def test_exports(format, precision, whole, tmp_path):
         precision,
         calibration=calibration,
     )
-    assert report.max_difference < (0.5 if precision == "int8" else 1e-4)
+    limits = {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.1, "int8": 0.5}
+    assert report.max_difference < limits[precision]
+    assert report.precision == precision
