@@ -8,7 +8,7 @@ import pytest
 
 import keras_resnext
 from keras_resnext import transfer
-from keras_resnext.export import export
+from keras_resnext.export import export, folding
 from keras_resnext.export.formats import FORMATS, PICTURES
 
 if keras.backend.backend() != "tensorflow":
@@ -288,3 +288,21 @@ def test_files_that_would_be_too_large(tmp_path, format):
         export(model, tmp_path / "a", format)
     assert not [*tmp_path.iterdir()]
     keras.utils.clear_session()  # forgets the variables without memory
+
+
+@pytest.mark.parametrize("format", ["saved_model", "openvino"])
+def test_large_weights_are_in_no_message(tmp_path, monkeypatch, format):
+    """Which is why these two formats have no limit."""
+    import tensorflow as tf
+
+    pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
+    monkeypatch.setattr(folding, "_MAX_CONSTANTS", 0)
+    report = export(net(), tmp_path / "a", format)
+    assert report.max_difference < 1e-5
+    if format == "saved_model":
+        loaded = tf.saved_model.load(str(report.path))
+        served = loaded.signatures["serving_default"]
+        kernels = [v for v in served.variables if len(v.shape) == 4]
+        assert len(kernels) == 5
+        graph = (report.path / "saved_model.pb").read_bytes()
+        assert not any(v.numpy().tobytes() in graph for v in kernels)
