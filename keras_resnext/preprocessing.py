@@ -131,7 +131,14 @@ def decode_predictions(preds, top=5, labels=None):
             `labels` are no list of names, one for each class.
     """
     if isinstance(labels, str) and labels.startswith(hub.PREFIX):
-        labels = eval_transform(labels).checkpoint.labels
+        row = eval_transform(labels).checkpoint
+        if row.labels is None and row.classes != 1000:
+            raise ValueError(
+                "A network on the hub must name its classes, or have the 1000 "
+                f"of ImageNet. Received: labels={labels!r} with {row.classes} "
+                "classes without names. Pass a list of names."
+            )
+        labels = row.labels
     if top < 1:
         raise ValueError(
             "`top` must be at least 1. Received: "

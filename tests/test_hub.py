@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import threading
+import types
 
 import keras
 import numpy as np
@@ -218,6 +219,31 @@ def test_transform_and_names(site):
     for labels in (row.labels, NAME):
         ((best,),) = keras_resnext.decode_predictions(scores, 1, labels)
         assert best == ("cat", "cat", 1)
+
+
+def test_ten_classes_without_names_are_not_those_of_cifar(site):
+    from keras_resnext.commands import predicting
+    from keras_resnext.export import artifact
+
+    configure(site, num_classes=10, label_names=None)
+    with pytest.raises(ValueError, match=r"must name its classes.*10 classes"):
+        keras_resnext.decode_predictions(np.eye(10), labels=NAME)
+    model = keras_resnext.ResNeXt((1,), 2, 1, stem="cifar", classes=10)
+    with pytest.raises(ValueError, match="must name the model's 10 classes"):
+        artifact._classes(model, NAME, None)
+    args = types.SimpleNamespace(
+        model="tinynext_2x1d",
+        weights=NAME,
+        labels=None,
+        checkpoint=None,
+        accept_noncommercial=False,
+    )
+    assert predicting._names(args, 10)[9] == "class 9"
+    configure(site, num_classes=1000, label_names=None)
+    ((best,),) = keras_resnext.decode_predictions(
+        np.eye(1000)[:1], 1, "hf://somebody/else"
+    )
+    assert best[1] == "tench"
 
 
 def test_border():

@@ -457,7 +457,9 @@ def _classes(model, checkpoint, labels):
     classes = shape[1]
     if labels is None and row.labels and classes == row.classes:
         labels = row.labels
-    if labels is None and classes in (10, 1000) and classes == row.classes:
+    # Ten classes of a stranger on the hub are not CIFAR's.
+    known = (1000,) if row.hub else (10, 1000)
+    if labels is None and classes in known and classes == row.classes:
         rows = preprocessing.decode_predictions(np.eye(classes), top=1)
         labels = [name for ((_, name, _),) in rows]
     require(

@@ -61,8 +61,8 @@ def _on_hub(architecture, name, accept_noncommercial):
     if wanted not in (None, row.architecture):
         raise ValueError(
             f"`weights` must be of {wanted}. Received: weights={name!r}, which "
-            f"is {row.architecture}. Load it with `keras_resnext.from_hub"
-            f"({row.hub!r})`."
+            f"is {row.architecture}. If that is a ResNet or ResNeXt, load it "
+            f"with `keras_resnext.from_hub({row.hub!r})`."
         )
     if not (row.commercial or accept_noncommercial):
         raise ValueError(
