@@ -361,9 +361,7 @@ def test_reduced_precision(small, tmp_path, format, precision, allowed):
 @pytest.mark.slow
 def test_sizes_may_be_open(tmp_path):
     """LiteRT alone gets a fixed size; features are exported, too."""
-    model = keras_resnext.ResNeXt(
-        (1, 1), 4, include_top=False, stem="cifar", pooling="avg"
-    )
+    model = keras_resnext.ResNeXt((1, 1), 4, include_top=False, pooling="avg")
     images = np.zeros((2, 48, 40, 3), "float32")
     for format in ("saved_model", "onnx", "openvino"):
         pytest.importorskip(PACKAGES[format], reason="a runtime is missing")
@@ -629,8 +627,10 @@ def unpack(data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("onednn", ["1", "0"])
-@pytest.mark.parametrize("name", ["small", "resnext101_32x4d"])
+@pytest.mark.parametrize(
+    ("name", "onednn"),
+    [("small", "1"), ("small", "0"), ("resnext101_32x4d", "1")],
+)
 def test_as_tensorflow_serving_loads_it(
     loader, artifact, network, name, onednn
 ):
@@ -638,7 +638,7 @@ def test_as_tensorflow_serving_loads_it(
     path = artifact(name, "saved_model").path
     images = photographs(side)
     expected = np.asarray(model(images))
-    for count in (1, 4):
+    for count in (1, 4) if name == "small" else (4,):
         answer = loader(path, "serving_default", images[:count], onednn)
         assert difference(answer["outputs"], expected[:count]) < 1e-4
         answer = loader(path, "serving_bytes", jpegs()[:count], onednn)
