@@ -99,8 +99,8 @@ def _gif(data, max_pixels):
     # Blocks of data, each behind its length, end with one of length 0.
     end = _follow(tf.where(values == 0, here, here + 1 + values))
     after = tf.gather(end, tf.minimum(here + 2, here[-1])) + 1
-    frame = _follow(tf.where(values == 0x21, after, here))
-    frame = frame[13 + _table(values[10])]  # behind all extensions
+    begin = 13 + _table(values[10])
+    frame = _follow(tf.where(values == 0x21, after, here))[begin]
     origin = [_number(data, frame + i, 2) for i in (1, 3)]
     width, height = (_number(data, frame + i, 2) for i in (5, 7))
     whole = (
@@ -110,7 +110,10 @@ def _gif(data, max_pixels):
         & (height >= _number(data, 8, 2))
     )
     stop = end[11 + frame + _table(values[frame + 9])]
-    first = tf.strings.substr(data, 0, stop) + b"\0"
+    # Without the extensions before: where one of them says that a colour is
+    # transparent, TensorFlow shows black, Pillow the colour.
+    first = tf.strings.substr(data, 0, begin)
+    first += tf.strings.substr(data, frame, stop - frame) + b"\0"
     with tf.control_dependencies([_fits(height, width, max_pixels, whole)]):
         # The decoder stops at a broken frame, keeps what it has of it, and
         # tells nobody: only a frame behind it does, by its absence.
