@@ -1,6 +1,7 @@
 """What tests share."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -12,6 +13,10 @@ import keras_resnext  # noqa: F401 (before Keras, as users should)
 
 # isort: split
 import pytest
+
+# A run in the background ignores Ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
