@@ -244,9 +244,8 @@ print((peak() - before) / 4000 / 4000)
 """
 
 
-@pytest.mark.parametrize(
-    "way", ["graph", pytest.param("pillow", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["graph", "pillow"])
 def test_memory(way):
     """Refused before they are decoded; else a few bytes for each pixel."""
     result = subprocess.run(

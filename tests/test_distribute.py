@@ -183,14 +183,11 @@ def test_two_devices_and_two_workers(begin, start, tmp_path):
         check(path, losses, model)
 
 
+@pytest.mark.slow
 @tensorflow_only
 @pytest.mark.parametrize(
     "onednn, size",
-    [
-        ("1", "(None, None)"),
-        pytest.param("0", "(None, None)", marks=pytest.mark.slow),
-        pytest.param("1", "(8, 8)", marks=pytest.mark.slow),
-    ],
+    [("1", "(None, None)"), ("0", "(None, None)"), ("1", "(8, 8)")],
 )
 def test_replica_without_an_image(begin, onednn, size):
     """Nine images in batches of four leave one, for the first of two."""

@@ -229,6 +229,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_file_without_tensorflow(folder, tmp_path):
     pytest.importorskip("jax")
     greedy_net().save(tmp_path / "net.keras")

@@ -170,6 +170,7 @@ def test_bad_input(options, message, model, folder, tmp_path, run_here):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_unwritable_page_is_said_so(model, folder, tmp_path):
     (tmp_path / "out").write_text("")
     options = ("--size", 16, "--data", folder, "--out", tmp_path / "out")

@@ -121,7 +121,9 @@ def test_outputs_that_are_not_numbers(tmp_path):
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", pytest.param("int32", marks=pytest.mark.slow)]
+)
 def test_levels_as_inputs(tmp_path, dtype):
     """The model normalises by itself, so pictures come as they are."""
     from keras_resnext.export import serving

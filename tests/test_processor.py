@@ -110,13 +110,11 @@ def test_warns_where_it_is_too_late(machine):
         processor.use_onednn()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="about TensorFlow"
 )
-@pytest.mark.parametrize(
-    "first",
-    ["keras_resnext", pytest.param("keras", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("first", ["keras_resnext", "keras"])
 def test_in_a_process(first):
     """What TensorFlow really does, by the order of the imports."""
     flags = processor.flags()
