@@ -478,3 +478,33 @@ def test_of_the_family_without_a_row(site, found):
 def test_old_names(site, monkeypatch):
     configure(site, architecture="gluon_tinynext_2x1d")
     assert hub.describe(NAME).architecture == "tinynext_2x1d"
+
+
+def test_networks_of_imagenet_12k(tmp_path, monkeypatch):
+    """Their classes have no names; without a top nobody has to count them."""
+    large = ARCHITECTURES["seresnextaa101d_32x8d"]
+    row = dataclasses.replace(
+        large, name="tiny12k", depths=(1,), groups=2, width_per_group=4
+    )
+    monkeypatch.setitem(ARCHITECTURES, row.name, row)
+    path = tmp_path / "tiny12k.safetensors"
+    model = keras_resnext.build(row.name, weights=None, classes=11_821)
+    keras_resnext.weights.save(model, path)
+    checkpoint = dataclasses.replace(
+        keras_resnext.registry.CHECKPOINTS[large.name, "sw_in12k"],
+        architecture=row.name,
+        file=str(path),
+        hub=None,
+    )
+    rows = keras_resnext.registry.CHECKPOINTS
+    monkeypatch.setitem(rows, (row.name, "sw_in12k"), checkpoint)
+    options = {"weights": "sw_in12k"}
+    loaded = keras_resnext.build(row.name, classes=11_821, **options)
+    assert loaded.output_shape == (None, 11_821)
+    for one, other in zip(loaded.weights, model.weights, strict=True):
+        # The file has half precision.
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
+    bare = keras_resnext.build(row.name, include_top=False, **options)
+    assert bare.count_params() < loaded.count_params() - 11_821
+    with pytest.raises(ValueError, match="`classes` must be 11821"):
+        keras_resnext.build(row.name, classes=1000, **options)
