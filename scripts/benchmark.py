@@ -371,9 +371,10 @@ def parse_arguments():
     )
     one = add(growth, [files])
     for option, values in SERIES.items():
+        numbers = isinstance(values[0], int)
         one.add_argument(
             f"--{option}",
-            type=whole,
+            **{"type": whole} if numbers else {"choices": values},
             nargs="*",
             default=values,
             help="to measure",

@@ -134,12 +134,19 @@ def test_multiplications_are_counted():
 
 
 def test_points_vary_one_thing_at_a_time():
-    points = list(growth.points({"batches": [1, 2], "sides": [64]}))
+    points = list(growth.points({"batches": [1, 2], "switches": ["none"]}))
+    base = {"batches": 8, "sides": 224, "cardinalities": 32, "switches": "none"}
     assert points == [
-        ("batches", {"batches": 1, "sides": 224, "cardinalities": 32}),
-        ("batches", {"batches": 2, "sides": 224, "cardinalities": 32}),
-        ("sides", {"batches": 8, "sides": 64, "cardinalities": 32}),
+        ("batches", base | {"batches": 1}),
+        ("batches", base | {"batches": 2}),
+        ("switches", base),
     ]
+
+
+@pytest.mark.parametrize("switch", growth.SERIES["switches"][1:])
+def test_switches_grow(switch):
+    layers = {type(layer) for layer in growth.build(32, 1, switch).layers}
+    assert layers - {type(layer) for layer in growth.build(32, 1).layers}
 
 
 def run(*arguments, **environment):

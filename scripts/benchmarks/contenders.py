@@ -82,6 +82,18 @@ INFERENCE = (
         at_once=True,
     ),
     *(
+        Contender(
+            f"folded_{precision}",
+            "Keras, folded, predict_on_batch",
+            keras.folded,
+            precision,
+            {"dtype": precision},
+            ours=True,
+            against=f"saved_model_{precision}",
+        )
+        for precision in ("float32", "bfloat16")
+    ),
+    *(
         _ours_exported(key, name, make, "saved_model", precision)
         for precision in ("float32", "bfloat16")
         for key, name, make in (

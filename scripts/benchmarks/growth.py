@@ -12,11 +12,12 @@ from benchmarks.tasks import versions
 from common import files
 
 # What varies, one at a time, around the first values below.
-BASE = {"batches": 8, "sides": 224, "cardinalities": 32}
+BASE = {"batches": 8, "sides": 224, "cardinalities": 32, "switches": "none"}
 SERIES = {
     "batches": [1, 2, 4, 8, 16, 32, 64],
     "sides": [128, 160, 192, 224, 256, 288, 320],
     "cardinalities": [1, 2, 4, 8, 16, 32, 64],
+    "switches": ["none", "squeeze_excite", "anti_aliased"],
 }
 # Bottleneck widths at about equal cost. Source: Xie et al.,
 # https://arxiv.org/abs/1611.05431, table 2; those of 16 and 64 are its
@@ -38,8 +39,14 @@ def macs(model):
     return int(total)
 
 
-def build(side, cardinality):
-    """Returns ResNeXt-50 of another cardinality at about equal cost."""
+def build(side, cardinality, switch="none"):
+    """Returns ResNeXt-50 of another cardinality at about equal cost.
+
+    Args:
+        side: Of the images, in pixels.
+        cardinality: Number of groups, a key of `WIDTHS`.
+        switch: Of the family's, "squeeze_excite" or "anti_aliased".
+    """
     import keras_resnext
 
     return keras_resnext.ResNeXt(
@@ -47,6 +54,7 @@ def build(side, cardinality):
         cardinality,
         WIDTHS[cardinality],
         input_shape=(side, side, 3),
+        **{} if switch == "none" else {switch: True},
     )
 
 
@@ -114,12 +122,13 @@ def growth(arguments):
     rows = []
     served = None
     for what, point in compare.progress(list(points(series)), "growth"):
-        side, cardinality = point["sides"], point["cardinalities"]
-        if served != (side, cardinality):
+        side = point["sides"]
+        network = (side, point["cardinalities"], point["switches"])
+        if served != network:
             with tempfile.TemporaryDirectory() as folder:
-                model = build(side, cardinality)
+                model = build(*network)
                 run = serve(model, pathlib.Path(folder))
-            served, one = (side, cardinality), macs(model)
+            served, one = network, macs(model)
         images = np.random.default_rng(0).standard_normal(
             (point["batches"], side, side, 3), dtype="float32"
         )
@@ -143,16 +152,17 @@ def write(out, facts, rows):
             image, GFLOP/s, and the share of the peak.
     """
     lines = [
-        "| varied | batch | image | cardinality x width | GMACs an image | "
-        "ms an image | images/s | GFLOP/s | of the peak |",
-        "|---|" + "---:|" * 8,
+        "| varied | batch | image | cardinality x width | switch | "
+        "GMACs an image | ms an image | images/s | GFLOP/s | of the peak |",
+        "|---|---:|---:|---:|---|" + "---:|" * 5,
     ]
     for what, point, one, speed, share in rows:
         seconds = 2e-9 * one / speed
         groups = point["cardinalities"]
         lines.append(
             f"| {what} | {point['batches']} | {point['sides']} | "
-            f"{groups} x {WIDTHS[groups]}d | {one / 1e9:.2f} | "
+            f"{groups} x {WIDTHS[groups]}d | {point['switches']} | "
+            f"{one / 1e9:.2f} | "
             f"{1000 * seconds:.1f} | {1 / seconds:.1f} | {speed:.0f} | "
             f"{share:.0%} |"
         )
@@ -189,6 +199,7 @@ def draw(path, rows):
         "batches": "images in a batch",
         "sides": "side of an image, pixels",
         "cardinalities": "cardinality, at equal cost",
+        "switches": "switch of the family",
     }
     for axis, what in zip(axes.ravel(), series, strict=True):
         values = [(p[what], share) for w, p, _, _, share in rows if w == what]

@@ -65,6 +65,14 @@ def predict(task, policy="float32", stock=False, at_once=False):
     return lambda: model.predict(images, batch_size=task.batch, verbose=0)
 
 
+def folded(task, dtype="float32"):
+    """The model that `export.fold` returns; `predict_on_batch`."""
+    from keras_resnext.export import fold
+
+    model, images = fold(build(task), dtype), tasks.images(task)
+    return lambda: model.predict_on_batch(images)
+
+
 def fit(task, policy="float32", dataset=False):
     """Keras's `compile` and `fit` with their defaults; gives the loss.
 
