@@ -18,6 +18,7 @@ from keras_resnext.preprocessing import (
     preprocess_input,
 )
 
+anywhere = pytest.mark.anywhere
 MEAN = np.array([0.485, 0.456, 0.406])
 STD = np.array([0.229, 0.224, 0.225])
 # Bilinear and bicubic, with and without a cut, of odd and even differences.
@@ -96,6 +97,7 @@ def small(crop=4, resize=4):
 # preprocess_input
 
 
+@anywhere
 @pytest.mark.parametrize("shape", [(5, 6, 3), (2, 5, 6, 3)])
 @pytest.mark.parametrize(
     "dtype", ["uint8", "int32", "int64", "float16", "float32", "float64"]
@@ -121,6 +123,7 @@ def test_channels_first(shape):
     np.testing.assert_allclose(keras.ops.convert_to_numpy(tensor), y, atol=1e-6)
 
 
+@anywhere
 def test_the_setting_of_keras_is_the_default():
     x = random((3, 5, 6))
     before = keras.config.image_data_format()
@@ -161,6 +164,7 @@ def test_symbolic_tensors_become_a_part_of_the_model(dtype, tmp_path):
         np.testing.assert_allclose(y, expected(x), atol=1e-6)
 
 
+@anywhere
 def test_agrees_with_keras_applications():
     x = random((2, 5, 6, 3), "float32")
     theirs = keras.applications.imagenet_utils.preprocess_input(
@@ -185,11 +189,13 @@ def test_tf_data_with_any_backend(dtype):
     np.testing.assert_allclose(y.numpy(), preprocess_input(x), atol=1e-6)
 
 
+@anywhere
 def test_unknown_data_format():
     with pytest.raises(ValueError, match=r"Received: data_format='NCHW'\."):
         preprocess_input(random((5, 6, 3)), data_format="NCHW")
 
 
+@anywhere
 @pytest.mark.parametrize("shape", [(5, 6, 1), (5, 6), (1, 2, 5, 6, 3)])
 def test_shapes_that_are_no_rgb_image(shape):
     with pytest.raises(ValueError, match=r"RGB images.*Received: x.shape=\("):
@@ -208,6 +214,7 @@ def scores(columns, **best):
     return preds
 
 
+@anywhere
 def test_imagenet_names():
     preds = scores(1000, c281=0.5, c0=0.25, c999=0.125)
     assert decode_predictions(preds, top=3) == [
@@ -224,6 +231,7 @@ def test_imagenet_names():
     assert isinstance(second[0][2], np.float32)
 
 
+@anywhere
 def test_names_are_those_of_keras():
     # Keras publishes the MD5 of its index, a JSON file: write that file.
     preds = np.arange(1000.0, 0, -1)[None]
@@ -235,6 +243,7 @@ def test_names_are_those_of_keras():
     )
 
 
+@anywhere
 def test_cifar10_names():
     preds = scores(10, c3=0.75, c9=0.25)
     assert decode_predictions(preds, top=2) == [
@@ -243,6 +252,7 @@ def test_cifar10_names():
     assert len(decode_predictions(preds, top=20)[0]) == 10
 
 
+@anywhere
 def test_ties_go_to_the_lower_class():
     (row,) = decode_predictions(scores(10, c7=0.5, c2=0.5), top=4)
     assert [name for _, name, _ in row] == [
@@ -258,12 +268,14 @@ def test_predictions_may_be_tensors():
     assert decode_predictions(preds)[0][0] == ("cifar10_3", "cat", 1.0)
 
 
+@anywhere
 @pytest.mark.parametrize("shape", [(1000,), (1, 100), (2, 3, 1000)])
 def test_predictions_of_another_shape(shape):
     with pytest.raises(ValueError, match=r"Received: preds.shape=\("):
         decode_predictions(np.zeros(shape))
 
 
+@anywhere
 def test_top_must_be_positive():
     with pytest.raises(ValueError, match=r"Received: top=0\. Leave it"):
         decode_predictions(np.zeros((1, 1000)), top=0)
@@ -272,6 +284,7 @@ def test_top_must_be_positive():
 # eval_transform
 
 
+@anywhere
 @pytest.mark.parametrize("name", PICTURES)
 def test_transform_is_torchvisions_and_timms(name):
     path = picture(name)
@@ -284,6 +297,7 @@ def test_transform_is_torchvisions_and_timms(name):
         )
 
 
+@anywhere
 @pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
 def test_transform_on_photographs(name):
     spec = importlib.util.find_spec("sklearn")
@@ -297,6 +311,7 @@ def test_transform_on_photographs(name):
         )
 
 
+@anywhere
 @pytest.mark.parametrize("key", registry.CHECKPOINTS, ids="/".join)
 def test_every_checkpoint_has_its_transform(key):
     row = registry.CHECKPOINTS[key]
@@ -305,6 +320,7 @@ def test_every_checkpoint_has_its_transform(key):
     assert y.shape == (row.crop, row.crop, 3)
 
 
+@anywhere
 def test_an_architecture_stands_for_its_imagenet_checkpoint():
     assert (
         eval_transform("resnext50_32x4d").checkpoint
@@ -336,6 +352,7 @@ def test_every_kind_of_input_gives_the_same():
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(result), y)
 
 
+@anywhere
 def test_preprocess_input_is_the_same_normalisation():
     pixels = random((4, 4, 3))
     np.testing.assert_allclose(
@@ -364,6 +381,7 @@ def test_tf_data_gives_the_same_bits():
     np.testing.assert_array_equal(eager.numpy(), y[0])
 
 
+@anywhere
 def test_broken_files_in_tf_data_are_named(tmp_path):
     tf = pytest.importorskip("tensorflow")
     path = tmp_path / "broken.png"
@@ -373,6 +391,7 @@ def test_broken_files_in_tf_data_are_named(tmp_path):
         next(iter(dataset))
 
 
+@anywhere
 @pytest.mark.parametrize(
     ("mode", "colour", "rgb"),
     [
@@ -396,6 +415,7 @@ def test_modes_become_rgb(mode, colour, rgb):
         np.testing.assert_allclose(y, np.broadcast_to(rgb, y.shape), atol=1e-4)
 
 
+@anywhere
 def test_arrays_of_one_and_four_channels():
     grey, alpha = random((6, 4)), random((6, 4, 1))
     y = small()(np.stack([grey] * 3, axis=-1))
@@ -405,6 +425,7 @@ def test_arrays_of_one_and_four_channels():
     np.testing.assert_array_equal(small()(rgba), y)
 
 
+@anywhere
 def test_palette_with_transparency():
     image = Image.new("P", (6, 5), 1)
     image.putpalette([1, 2, 3, 40, 50, 60])
@@ -413,6 +434,7 @@ def test_palette_with_transparency():
     np.testing.assert_allclose(y, np.broadcast_to((40, 50, 60), y.shape), 1e-4)
 
 
+@anywhere
 def test_first_frame_of_an_animation():
     frames = [Image.new("RGB", (6, 6), (v, v, v)) for v in (0, 255)]
     data = encoded(
@@ -421,6 +443,7 @@ def test_first_frame_of_an_animation():
     np.testing.assert_allclose(unit(small()(data)), 0, atol=1e-6)
 
 
+@anywhere
 def test_exif_rotation_is_ignored():
     image = Image.fromarray(random((8, 8, 3)))
     exif = Image.Exif()
@@ -430,6 +453,7 @@ def test_exif_rotation_is_ignored():
     np.testing.assert_array_equal(small()(turned), small()(plain))
 
 
+@anywhere
 @pytest.mark.parametrize(("size", "before"), [(3, 0), (2, 1), (1, 1)])
 def test_what_is_smaller_than_the_crop_is_padded_with_black(size, before):
     y = unit(small(crop=4, resize=size)(np.full((9, 9, 3), 255, "uint8")))
@@ -439,6 +463,7 @@ def test_what_is_smaller_than_the_crop_is_padded_with_black(size, before):
     np.testing.assert_allclose(y.sum(), 3 * size**2, atol=1e-4)
 
 
+@anywhere
 @pytest.mark.parametrize(
     ("length", "start"), [(4, 0), (5, 0), (6, 1), (7, 2), (9, 2), (11, 4)]
 )
@@ -449,6 +474,7 @@ def test_odd_crops_round_to_the_even_neighbour(length, start):
     assert round(y[0, 0, 0] * 255 / 20) == start
 
 
+@anywhere
 @pytest.mark.parametrize("length", [5, 1000])
 def test_broken_pictures(tmp_path, length):
     data = picture("chelsea.png").read_bytes()[:length]
@@ -462,16 +488,19 @@ def test_broken_pictures(tmp_path, length):
         small()(data)
 
 
+@anywhere
 def test_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.png"):
         small()(tmp_path / "absent.png")
 
 
+@anywhere
 def test_float_pictures_have_no_range():
     with pytest.raises(ValueError, match="floating-point and have no range"):
         small()(encoded(Image.new("F", (6, 5), 0.5), "TIFF"))
 
 
+@anywhere
 @pytest.mark.parametrize(
     "image",
     [
@@ -490,6 +519,7 @@ def test_arrays_that_are_no_picture(image):
 # Limits
 
 
+@anywhere
 def test_a_phone_makes_no_bomb(monkeypatch):
     """Below our limit Pillow's own warnings and errors are lifted."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
@@ -497,6 +527,7 @@ def test_a_phone_makes_no_bomb(monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 10
 
 
+@anywhere
 @pytest.mark.parametrize(
     ("side", "message"),
     [
@@ -513,6 +544,7 @@ def test_pictures_that_are_too_large(side, message):
             transform(source)
 
 
+@anywhere
 @pytest.mark.parametrize("max_pixels", [0, -1, 1.5, None])
 def test_limits_that_are_none(max_pixels):
     with pytest.raises(ValueError, match="`max_pixels` must be a positive"):
@@ -567,6 +599,7 @@ def test_many_pictures_inside_of_a_dataset(tmp_path):
         np.testing.assert_array_equal(found, expected)
 
 
+@anywhere
 def test_labels_of_ones_own():
     scores = np.array([[0.2, 0.7, 0.1], [0.5, 0.1, 0.4]])
     for labels in (["a", "b", "c"], ("a", "b", "c"), np.array(list("abc"))):
