@@ -651,7 +651,7 @@ def _constructor(architecture):
                 says where to put the file by hand.
         """
         return _build(
-            row,
+            ARCHITECTURES[architecture],
             include_top,
             choose(row.name, weights, accept_noncommercial),
             input_tensor,
