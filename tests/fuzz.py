@@ -126,11 +126,10 @@ def judge(folder, count, seed):
         List of (path, text), and the number of files that were accepted.
     """
     files = originals()
-    sums = {}
     for name, data in files.items():
         (folder / name).write_bytes(data)
-        (result,) = isolated.read([folder / name])
-        sums[name] = result["sums"]
+    found = isolated.read(folder / name for name in files)
+    sums = {n: r["sums"] for n, r in zip(files, found, strict=True)}
     faults, accepted = [], 0
     stream = itertools.islice(mutants(files, seed), count)
     numbers = itertools.count()

@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 
 import evaluate
-import keras_resnext
 import serving_client
 import train
 from common import data, files
 from keras_resnext.commands import console
-from training import models, resume
+from training import resume
 
 NUMBERS = ("0", "-1", "1.5", "nan", "many", "1" + 30 * "0")
 SHARES = ("-0.1", "1.1", "nan", "inf", "half")
@@ -196,28 +195,15 @@ def test_the_state_of_another_network(tmp_path):
         run.restore([np.zeros(4)])
 
 
-def _build(args, recipe, classes):
-    """Returns a network for tests of what is around it."""
-    return keras_resnext.ResNeXt(
-        (1,),
-        *(1, 4),
-        stem="cifar",
-        input_shape=(None, None, 3),
-        classes=classes,
-        classifier_activation=None,
-    )
-
-
 ONCE = (*PLAIN, "--sizes", 8, "--epochs", 3, "--recipe", "finetune")
 
 
 @pytest.fixture
-def small(arrays, monkeypatch):
-    """Prepares a training of a network of two layers."""
+def small(arrays, small_training):
+    """Prepares a training that takes a second."""
     for package in ("tensorboard", "matplotlib"):
         pytest.importorskip(package)
     np.savez("data.npz", **arrays)
-    monkeypatch.setattr(models, "build", _build)
     return ("--data", "data.npz", "--out", "run", *ONCE)
 
 

@@ -487,7 +487,7 @@ def expected_weights(model):
 @pytest.mark.parametrize("name", ["x.keras", "x.weights.h5"])
 def test_keras_file(tmp_path, name):
     model = small_model()
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=True)
     model.fit(np.zeros((1, 6, 6, 3)), np.zeros((1, 2)), verbose=0)
     path = tmp_path / name
     model.save(path) if name == "x.keras" else model.save_weights(path)

@@ -19,6 +19,8 @@ from keras_resnext.__main__ import main
 from keras_resnext.commands import arguments, listing
 from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, resolve
 
+# Each network is asked once: to trace it would take longer.
+pytestmark = pytest.mark.usefixtures("eagerly")
 PICTURES = pathlib.Path(keras_resnext.__file__).with_name("pictures")
 SCRIPTS = PICTURES.parents[1] / "scripts"
 

@@ -19,6 +19,8 @@ import keras_resnext
 from common import data
 from keras_resnext.commands import networks
 
+# Each network is asked once: to trace it would take longer.
+pytestmark = pytest.mark.usefixtures("eagerly")
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 PACKAGED = pathlib.Path(keras_resnext.__file__).with_name("pictures")
 COLOURS = {

@@ -14,6 +14,8 @@ from keras_resnext.export.formats import FORMATS, PICTURES
 if keras.backend.backend() != "tensorflow":
     pytest.skip("export is TensorFlow's", allow_module_level=True)
 
+# An export compares what it writes with what `predict` gives.
+pytestmark = pytest.mark.usefixtures("eagerly")
 layers, ops = keras.layers, keras.ops
 FORMAT_PACKAGES = {
     "saved_model": "tensorflow",

@@ -8,9 +8,13 @@ from test_resnext import assert_close, images, randomise
 import keras_resnext
 from keras_resnext import transfer
 
-keras_hub = pytest.importorskip(
-    "keras_hub", reason='pip install ".[kerashub]", for docs/detection.md'
-)
+
+@pytest.fixture(scope="module")
+def keras_hub():
+    """Imported where it is needed, as that takes seconds."""
+    return pytest.importorskip(
+        "keras_hub", reason='pip install ".[kerashub]", for docs/detection.md'
+    )
 
 
 def pyramid(**options):
@@ -48,7 +52,7 @@ def trains(model, y, loss, backbone, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("output_stride", [None, 16])
-def test_deeplab(output_stride, tmp_path):
+def test_deeplab(keras_hub, output_stride, tmp_path):
     encoder = pyramid(output_stride=output_stride)
     deepest = "P4" if output_stride else "P5"
     backbone = keras_hub.models.DeepLabV3Backbone(
@@ -72,7 +76,7 @@ def test_deeplab(output_stride, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("output_stride", [None, 16])
-def test_retinanet(output_stride, tmp_path):
+def test_retinanet(keras_hub, output_stride, tmp_path):
     encoder = pyramid(output_stride=output_stride)
     backbone = keras_hub.models.RetinaNetBackbone(
         image_encoder=encoder,

@@ -424,7 +424,7 @@ def test_features_say_where_the_network_is(form):
     assert "which is the layer 'base' in it" in str(caught.value)
 
 
-def test_default_pyramid_of_the_packaged_network():
+def test_default_pyramid_of_the_packaged_network(unallocated):
     pyramid = features(keras_resnext.ResNeXt29(weights=None))
     assert {k: v.shape[1:3] for k, v in pyramid.output.items()} == {
         "conv2": (32, 32),
@@ -554,10 +554,12 @@ def test_levels_are_powers_of_two(output_stride, tmp_path):
         (1, 1, 1, 1), 2, 4, include_top=False, output_stride=output_stride
     )
     pyramid = features(net)
-    pyramid.save(tmp_path / "pyramid.keras")
     x = images(64, 96)
-    maps = pyramid(x)
-    for other in (pyramid, keras.models.load_model(tmp_path / "pyramid.keras")):
+    maps, same = pyramid(x), [pyramid]
+    if output_stride == 16:  # as it is with the others
+        pyramid.save(tmp_path / "pyramid.keras")
+        same.append(keras.models.load_model(tmp_path / "pyramid.keras"))
+    for other in same:
         levels = other.pyramid_outputs
         found = keras.Model(other.inputs, levels)(x)
         assert {k: tuple(v.shape[1:3]) for k, v in found.items()} == {

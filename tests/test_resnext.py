@@ -58,7 +58,7 @@ def randomise(model, seed=0):
     """Draws all weights; with a fresh normalisation's many a fault hides."""
     random = np.random.default_rng(seed)
     for v in model.weights:
-        array = random.standard_normal(v.shape)
+        array = random.standard_normal(v.shape, dtype="float32")
         if v.name == "kernel":
             array *= math.sqrt(2 / math.prod(v.shape[:-1]))
         elif v.name in ("gamma", "moving_variance", "variance"):
@@ -129,14 +129,6 @@ def file(tmp_path_factory):
 
 
 @pytest.fixture
-def unallocated():
-    """Leaves all weights without memory: the largest would take 3.3 GB."""
-    with keras.StatelessScope(initialize_variables=False):
-        yield
-    keras.utils.clear_session()  # forgets the variables left uninitialised
-
-
-@pytest.fixture
 def shallow(monkeypatch):
     """Leaves one block a stage of each architecture."""
     for name, row in ARCHITECTURES.items():
@@ -170,7 +162,7 @@ def channels_first():
 
 @anywhere
 @every_architecture
-def test_parameters(name, unallocated):
+def test_parameters_and_names_of_layers(name, unallocated):
     row = ARCHITECTURES[name]
     model = build(name)
     count = sum(math.prod(v.shape) for v in model.trainable_weights)
@@ -182,6 +174,9 @@ def test_parameters(name, unallocated):
     assert model.output_shape == (None, row.classes)
     maps = model.get_layer("avg_pool").input
     assert maps.shape[-1] == CHANNELS.get(name, 2048)
+    if name in NAMES:
+        # Without the input, whose name is counted up by Keras.
+        assert [layer.name for layer in model.layers[1:]] == NAMES[name]
 
 
 @anywhere
@@ -192,13 +187,6 @@ def test_every_architecture_has_a_count_and_a_constructor():
     }
     rows = [row.constructor for row in ARCHITECTURES.values()]
     assert sorted([*rows, "ResNeXt"]) == sorted(public)
-
-
-@anywhere
-@pytest.mark.parametrize("name", NAMES)
-def test_layer_names(name, unallocated):
-    # Without the input, whose name is counted up by Keras.
-    assert [layer.name for layer in build(name).layers[1:]] == NAMES[name]
 
 
 @anywhere
@@ -242,6 +230,7 @@ def test_layers_are_named_as_in_keras_applications(name, unallocated):
     assert not names[1] - names[0]
 
 
+@anywhere
 def test_normalisations_are_as_in_pytorch():
     # The parity tests have variances of about 1: they show no epsilon.
     norms = of_type(tiny(), keras.layers.BatchNormalization)
@@ -328,7 +317,7 @@ def test_arguments_by_position(function, first, shallow, unallocated):
 CHANNELS = {"resnet18": 512, "resnet34": 512, "resnext29": 1024}
 
 
-# The maps of all others: `test_parameters`.
+# The maps of all others: `test_parameters_and_names_of_layers`.
 @anywhere
 @pytest.mark.parametrize("name", ["resnext50_32x4d", *CHANNELS])
 def test_without_top(name, shallow, unallocated):
@@ -339,8 +328,9 @@ def test_without_top(name, shallow, unallocated):
 
 
 @anywhere
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("pooling", [None, "avg", "max"])
+@pytest.mark.parametrize(
+    "pooling, channels", [(None, 1), ("avg", 3), ("max", 4)]
+)
 @pytest.mark.parametrize("name", ["resnet18", "resnext29"])
 def test_channels_and_pooling(name, pooling, channels, shallow, unallocated):
     model = build(
@@ -378,13 +368,29 @@ def test_default_shape(name, shape, shallow, unallocated):
     assert model.input_shape == (None, None, None, 3)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 65), (97, 50)])
-def test_sizes(size):
+FREE = dict(depths=(1, 1, 1, 1), stem="imagenet", include_top=False)
+
+
+@pytest.fixture(scope="module")
+def free():
+    """Gives a network of four stages that takes any size."""
+    return randomise(tiny(**FREE))
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        (33, 47),
+        *(
+            pytest.param(size, marks=anywhere)
+            for size in ((32, 32), (64, 65), (97, 50))
+        ),
+    ],
+)
+def test_sizes(size, free):
     # Strides round up, at every level.
-    options = dict(depths=(1, 1, 1, 1), stem="imagenet", include_top=False)
-    fixed = tiny(input_shape=(*size, 3), **options)
-    free = tiny(**options)
-    free.set_weights(randomise(fixed).get_weights())
+    fixed = tiny(input_shape=(*size, 3), **FREE)
+    fixed.set_weights(free.get_weights())
     x = images(*size)
     expected = (math.ceil(size[0] / 32), math.ceil(size[1] / 32), 2048)
     assert fixed.output_shape == (None, *expected)
@@ -468,6 +474,7 @@ def test_built_twice_shares_nothing():
     assert np.abs(a - b).max() > 1e-3
 
 
+@anywhere
 @pytest.mark.parametrize("tensor", [np.zeros((1, 32, 32, 3)), "image", [1]])
 def test_input_tensor_must_be_of_keras(tensor):
     with pytest.raises(ValueError) as caught:
@@ -479,6 +486,7 @@ def test_input_tensor_must_be_of_keras(tensor):
     )
 
 
+@anywhere
 @pytest.mark.parametrize("shape", [(16, 16), (16, 16, None), (2, 1, 3)])
 def test_shape_of_input_tensor_is_checked(shape):
     with pytest.raises(ValueError, match=re.escape(f"input_shape={shape}")):
@@ -556,6 +564,7 @@ def test_wrong_argument(options, requirement, received):
     assert_refused(str(caught.value), requirement, received)
 
 
+@anywhere
 def test_integers_of_numpy():
     labels = np.array([0, 1, 2])
     model = tiny(depths=np.array([1, 1]), classes=labels.max() + 1)
@@ -668,7 +677,7 @@ def test_a_folder_named_as_the_weights(tmp_path, monkeypatch, fetched):
     assert fetched == [f"{TORCHVISION}/resnet18-f37072fd.pth"]
 
 
-def test_download(tmp_path, monkeypatch):
+def test_download(tmp_path, monkeypatch, shallow):
     path = tmp_path / "resnet18.safetensors"
     weights.save(randomise(build("resnet18")), path, dtype="float32")
     monkeypatch.setattr(
@@ -729,6 +738,7 @@ def test_no_file(tmp_path, build, folder):
     )
 
 
+@anywhere
 def test_file_and_activation(file):
     with pytest.raises(ValueError, match="None or 'softmax'"):
         tiny(weights=file, classifier_activation="relu")
@@ -814,7 +824,9 @@ def test_mixed_precision(mixed, compute, file, policy):
     assert_close(numpy(y), expected, 0.05)
 
 
-@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+@pytest.mark.parametrize(
+    "stem", ["imagenet", pytest.param("cifar", marks=anywhere)]
+)
 def test_channels_first(stem, channels_first, tmp_path):
     path = tmp_path / "weights.safetensors"
     options = dict(stem=stem, classifier_activation=None)
@@ -834,6 +846,7 @@ def test_channels_first(stem, channels_first, tmp_path):
         tiny(input_shape=(3, 32, 1))
 
 
+@anywhere
 def test_default_shape_with_channels_first(
     channels_first, shallow, unallocated
 ):
@@ -847,7 +860,11 @@ BASIC_BLOCK = dict(block="basic", groups=1, width_per_group=64)
 
 
 @pytest.mark.parametrize(
-    "options, last", [({}, 3), (BASIC_BLOCK, 2)], ids=["bottleneck", "basic"]
+    "options, last",
+    [
+        pytest.param({}, 3, id="bottleneck"),
+        pytest.param(BASIC_BLOCK, 2, id="basic", marks=anywhere),
+    ],
 )
 def test_zero_gamma(options, last):
     blocks = ["conv2_block1", "conv3_block1", "conv3_block2"]
@@ -876,7 +893,10 @@ def test_gamma_starts_at_one():
         np.testing.assert_array_equal(numpy(norm.gamma), 1)
 
 
-def test_initial_scale():
+@anywhere
+def test_initial_scale(quick_kernels, monkeypatch):
+    scaled = keras.initializers.VarianceScaling
+    monkeypatch.setattr(scaled, "__call__", quick_kernels)  # as without tests
     keras.utils.set_random_seed(0)
     model = tiny(groups=2, width_per_group=16)
     convolutions = of_type(model, keras.layers.Conv2D)
@@ -918,11 +938,18 @@ def gradients(model, x, labels):
     return [v.value.grad for v in model.trainable_weights]
 
 
-@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 @pytest.mark.parametrize(
-    "options", [{}, BASIC_BLOCK], ids=["bottleneck", "basic"]
+    "stem, options",
+    [
+        pytest.param("imagenet", {}, id="imagenet-bottleneck"),
+        pytest.param("cifar", BASIC_BLOCK, id="cifar-basic"),
+        pytest.param("cifar", {}, id="cifar-bottleneck", marks=anywhere),
+        pytest.param(
+            "imagenet", BASIC_BLOCK, id="imagenet-basic", marks=anywhere
+        ),
+    ],
 )
-def test_every_parameter_gets_a_gradient(options, stem):
+def test_every_parameter_gets_a_gradient(stem, options):
     model = randomise(tiny(stem=stem, **options))
     found = gradients(model, images(17, 20, count=4), np.arange(4))
     for v, gradient in zip(model.trainable_weights, found, strict=True):
@@ -978,6 +1005,7 @@ def test_copies(copy):
     np.testing.assert_array_equal(run(copied, x), run(model, x))
 
 
+@anywhere
 @pytest.mark.parametrize("frozen", [True, False])
 def test_frozen_backbone(frozen, file):
     # The weights that train when it is not frozen show that this can fail.
@@ -1011,6 +1039,7 @@ def strided(tmp_path_factory):
     return model, path
 
 
+@anywhere
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_output_stride(output_stride, strided):
     usual, path = strided
@@ -1028,6 +1057,7 @@ def test_output_stride(output_stride, strided):
         assert_close(y[:, ::step, ::step], expected, 1e-4)
 
 
+@anywhere
 @pytest.mark.parametrize(
     "output_stride, expected",
     [
@@ -1044,7 +1074,7 @@ def test_dilations(output_stride, expected):
     ]
 
 
-@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("output_stride", [8, pytest.param(16, marks=anywhere)])
 def test_output_stride_is_that_of_pytorch(output_stride, tmp_path):
     torch = pytest.importorskip("torch", reason="pip install -e '.[parity]'")
     from torch_reference import torch_resnext
@@ -1133,8 +1163,15 @@ def path_of(x, g, model, stride):
     return x
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["integers", "floats"])
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    "stride, whole",
+    [
+        pytest.param(2, True, id="2-integers"),
+        pytest.param(1, True, id="1-integers", marks=anywhere),
+        pytest.param(1, False, id="1-floats", marks=anywhere),
+        pytest.param(2, False, id="2-floats", marks=anywhere),
+    ],
+)
 def test_three_equivalent_forms_of_the_block(stride, whole):
     inputs = keras.Input((9, 8, 4 * PLANES))
     options = dict(dilation=1, gamma="ones", groups=PATHS)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_resnext import (
     BACKEND,
+    anywhere,
     assert_close,
     assert_refused,
     images,
@@ -91,6 +92,7 @@ def with_head(base):
 # Heads
 
 
+@anywhere
 def test_replace_top(shared, path):
     x = images(32, 40)
     expected = run(keras.Model(shared.input, shared.layers[-1].input), x)
@@ -110,6 +112,7 @@ def test_replace_top(shared, path):
         np.testing.assert_allclose(y.sum(-1), 1, rtol=1e-5)
 
 
+@anywhere
 def test_replace_top_shares_the_layers(shared):
     new = replace_top(shared, np.int64(7), 0.5, activation=None)
     assert [layer.name for layer in new.layers[-3:]] == [
@@ -139,6 +142,7 @@ def test_replace_top_survives_saving(shared, tmp_path):
     assert_close(run(built, x), run(new, x))
 
 
+@anywhere
 @pytest.mark.parametrize(
     "options, requirement, received",
     [
@@ -165,6 +169,7 @@ def test_replace_top_refuses(shared, options, requirement, received):
     assert_refused(str(caught.value), requirement, received)
 
 
+@anywhere
 def test_replace_top_refuses_another_end(shared):
     requirement = (
         "`model` must end in feature maps, global pooling or Dense layers"
@@ -185,7 +190,7 @@ def test_grey_input(shared):
     assert_close(run(grey, x), run(shared, np.repeat(x, 3, -1)))
 
 
-@pytest.mark.parametrize("channels", [3, 6])
+@pytest.mark.parametrize("channels", [pytest.param(3, marks=anywhere), 6])
 def test_repeated_channels_respond_alike(shared, channels):
     new = replace_input(shared, channels)
     x = images(32, 40)
@@ -207,6 +212,7 @@ def test_five_channels(shared):
     )
 
 
+@anywhere
 def test_replaced_input_keeps_what_is_frozen(path):
     model = keras.models.load_model(path)
     freeze(model, through="conv2")
@@ -215,6 +221,7 @@ def test_replaced_input_keeps_what_is_frozen(path):
     assert new.get_layer("conv3_block1_1_conv").trainable
 
 
+@anywhere
 @pytest.mark.parametrize("channels", [0, 1.0, None])
 def test_wrong_channels(shared, channels):
     with pytest.raises(ValueError) as caught:
@@ -226,6 +233,7 @@ def test_wrong_channels(shared, channels):
     )
 
 
+@anywhere
 def test_replace_input_needs_rgb(shared):
     for model in (
         tiny(input_shape=(None, None, 4)),
@@ -243,7 +251,14 @@ def test_replace_input_needs_rgb(shared):
 # Freezing
 
 
-@pytest.mark.parametrize("form", ["functional", "nested", "loaded"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param("functional", marks=anywhere),
+        pytest.param("nested", marks=anywhere),
+        "loaded",
+    ],
+)
 def test_frozen_stages_stay_bit_identical(form, path, tmp_path):
     if form == "nested":
         model = with_head(tiny(include_top=False, pooling="avg"))
@@ -261,7 +276,14 @@ def test_frozen_stages_stay_bit_identical(form, path, tmp_path):
         assert np.array_equal(array, after[path_]) == frozen, path_
 
 
-@pytest.mark.parametrize("form", ["nested", "loaded nested", "loaded"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param("nested", marks=anywhere),
+        "loaded nested",
+        pytest.param("loaded", marks=anywhere),
+    ],
+)
 def test_unfreeze(form, path, tmp_path):
     if form == "loaded":
         base = keras.models.load_model(path)
@@ -282,6 +304,7 @@ def test_unfreeze(form, path, tmp_path):
     assert changed(before, after) == {"conv3", "conv4", "conv5", head}
 
 
+@anywhere
 def test_untrainable_base_keeps_its_statistics_in_a_functional_model():
     base = tiny(include_top=False)
     base.trainable = False
@@ -289,6 +312,7 @@ def test_untrainable_base_keeps_its_statistics_in_a_functional_model():
     assert changed(before, after) == {"predictions"}
 
 
+@anywhere
 def test_freeze_of_keras_applications():
     # Its layers have the same names.
     model = keras.applications.ResNet50(
@@ -302,6 +326,7 @@ def test_freeze_of_keras_applications():
 STAGES = ["conv1", "conv2", "conv3", "conv4", "conv5"]
 
 
+@anywhere
 @pytest.mark.parametrize(
     "function, name",
     [
@@ -320,6 +345,7 @@ def test_unknown_stage(shared, function, name):
     )
 
 
+@anywhere
 @pytest.mark.parametrize("function", [freeze, features])
 def test_model_without_stages(function):
     with pytest.raises(ValueError, match=r"stages, \[\]\. Received: .*conv"):
@@ -329,6 +355,7 @@ def test_model_without_stages(function):
 # Pyramids
 
 
+@anywhere
 def test_features(shared, path):
     x = images(64, 75)
     for model in (shared, keras.models.load_model(path)):
@@ -364,6 +391,7 @@ def test_default_pyramid(shared, tmp_path):
         )
 
 
+@anywhere
 @pytest.mark.parametrize(
     "output_stride, strides", [(8, (8, 8, 8)), (16, (8, 16, 16))]
 )
@@ -375,6 +403,7 @@ def test_dilated_pyramid(output_stride, strides):
     ]
 
 
+@anywhere
 def test_ends_are_those_of_the_last_blocks():
     model = tiny(depths=(1, 11), include_top=False)
     pyramid = features(model, ["conv3"])
@@ -392,7 +421,8 @@ FACTORS = {"conv4": 0.25, "conv5": 0.5}
 
 @new_keras
 @pytest.mark.parametrize(
-    ("schedule", "form"), [(False, "nested"), (True, "loaded")]
+    ("schedule", "form"),
+    [pytest.param(False, "nested", marks=anywhere), (True, "loaded")],
 )
 def test_stage_rates(schedule, form, path, tmp_path):
     rate = 0.1
@@ -426,6 +456,7 @@ def test_stage_rates(schedule, form, path, tmp_path):
     np.testing.assert_allclose(rates, [0.025, 0.05, 0.1], rtol=1e-6)
 
 
+@anywhere
 @new_keras
 def test_stage_rates_refuse(shared):
     with pytest.raises(ValueError) as caught:
@@ -489,6 +520,7 @@ def test_stage_rates_inside_of_a_loss_scale():
         )
 
 
+@anywhere
 @new_keras
 def test_stage_rates_of_a_schedule_that_is_not_registered():
     class Halved(keras.optimizers.schedules.LearningRateSchedule):
@@ -505,6 +537,7 @@ def test_stage_rates_of_a_schedule_that_is_not_registered():
     assert rates == [0.25, 0.5]
 
 
+@anywhere
 @new_keras
 def test_stage_rates_need_one_learning_rate():
     optimizer = stage_rates(dense(), "sgd", {"conv1": 0.5})
@@ -517,6 +550,7 @@ def test_stage_rates_need_one_learning_rate():
     )
 
 
+@anywhere
 def test_stage_rates_say_that_keras_is_too_old(shared, monkeypatch):
     monkeypatch.delattr(keras.optimizers, "MultiOptimizer", raising=False)
     with pytest.raises(ImportError, match=r"Install Keras 3\.15 or newer"):
@@ -534,6 +568,7 @@ def drops(model):
     }
 
 
+@anywhere
 @pytest.mark.parametrize(
     "options", [{}, dict(block="basic", groups=1, width_per_group=64)]
 )
@@ -572,7 +607,14 @@ def test_stochastic_depth_drops_whole_branches():
     )
 
 
-@pytest.mark.parametrize("suffix", ["keras", "weights.h5", "safetensors"])
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        pytest.param("keras", marks=anywhere),
+        pytest.param("weights.h5", marks=anywhere),
+        "safetensors",
+    ],
+)
 def test_stochastic_depth_has_no_weights(shared, path, suffix, tmp_path):
     # Weights go from a network without it to one with it, and back.
     model = tiny(stochastic_depth=0.2)
@@ -591,6 +633,7 @@ def test_stochastic_depth_has_no_weights(shared, path, suffix, tmp_path):
     np.testing.assert_array_equal(run(other, x), run(shared, x))
 
 
+@anywhere
 @pytest.mark.parametrize("rate", [-0.1, 1, 1.0, "much", None])
 def test_wrong_rate(rate):
     with pytest.raises(ValueError) as caught:
@@ -602,7 +645,8 @@ def test_wrong_rate(rate):
     )
 
 
-def test_named_constructors_have_stochastic_depth():
+@anywhere
+def test_named_constructors_have_stochastic_depth(unallocated):
     model = keras_resnext.ResNet18(weights=None, stochastic_depth=0.3)
     rates = list(drops(model).values())
     assert len(rates) == 8 and rates[-1] == 0.3
@@ -638,7 +682,15 @@ def before(kind, x):
     return layer(x)
 
 
-@pytest.mark.parametrize("kind", ["adapted", "own", "bins", "operations"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "adapted",
+        pytest.param("own", marks=anywhere),
+        pytest.param("bins", marks=anywhere),
+        "operations",
+    ],
+)
 def test_replaced_input_keeps_what_is_not_in_weights(kind):
     x = keras.Input((8, 8, 3))
     options = dict(stem="cifar", depths=(1,), input_shape=None)
@@ -654,7 +706,16 @@ def test_replaced_input_keeps_what_is_not_in_weights(kind):
     assert kernels[0] is not kernels[1]
 
 
-@pytest.mark.parametrize("kind", ["adapted", "fixed", "rescaled", "weights"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "adapted",
+        *(
+            pytest.param(kind, marks=anywhere)
+            for kind in ("fixed", "rescaled", "weights")
+        ),
+    ],
+)
 def test_replace_input_refuses_what_wants_three_channels(kind):
     images = 255 * np.random.default_rng(0).random((9, 8, 8, 3), "float32")
     layers = keras.layers

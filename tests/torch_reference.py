@@ -23,11 +23,12 @@ def logits(name, weights, **options):
     """Returns PyTorch's logits, one array for each size of image."""
     row, groups = structure(name)
     weights = {_usual(key): array for key, array in weights.items()}
-    net = torch_resnext.Net(
-        row, groups, len(weights["fc.bias"]), **options
-    ).eval()
+    with torch.device("meta"):  # where no weights are drawn
+        net = torch_resnext.Net(
+            row, groups, len(weights["fc.bias"]), **options
+        ).eval()
     state = {k: torch.from_numpy(v) for k, v in weights.items()}
-    report = net.load_state_dict(state, strict=False)
+    report = net.load_state_dict(state, strict=False, assign=True)
     assert not report.unexpected_keys
     assert all("num_batches" in key for key in report.missing_keys)
     with torch.inference_mode():
