@@ -231,16 +231,41 @@ def gpu(train):
 
 
 def threads():
-    """Returns a session for each pair of numbers of threads, 0 the default."""
-    return tuple(
-        Contender(
-            f"inter{inter_op}_intra{intra_op}",
-            f"{inter_op or 'default'} | {intra_op or 'default'}",
-            tensorflow.session,
-            options={"inter_op": inter_op, "intra_op": intra_op},
-            ours=True,
-            artifact=("saved_model", "float32"),
+    """Returns a session for each pair of numbers of threads, 0 the default.
+
+    And what else might keep one picture from waiting for threads.
+    """
+
+    def served(key, name, make=tensorflow.session, **options):
+        file = ("saved_model", "float32")
+        return Contender(
+            key, name, make, options=options, ours=True, artifact=file
         )
-        for inter_op in (0, 1, 2)
-        for intra_op in sorted({0, 1, THREADS})
+
+    return (
+        *(
+            served(
+                f"inter{inter_op}_intra{intra_op}",
+                f"{inter_op or 'default'} | {intra_op or 'default'}",
+                inter_op=inter_op,
+                intra_op=intra_op,
+            )
+            for inter_op in (0, 1, 2)
+            for intra_op in sorted({0, 1, THREADS})
+        ),
+        served(
+            "own_thread",
+            f"the caller's | {THREADS}",
+            inter_op=1,
+            intra_op=THREADS,
+            own_thread=True,
+        ),
+        served(
+            "xla_clusters",
+            f"1, XLA where it can | {THREADS}",
+            inter_op=1,
+            intra_op=THREADS,
+            clusters=True,
+        ),
+        served("xla", "all by XLA | default", tensorflow.compiled),
     )
