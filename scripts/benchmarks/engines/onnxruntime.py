@@ -21,7 +21,7 @@ def infer(task, format="onnx", precision="float32"):
 
 
 def quantize(task, source, path):
-    """Quantises PyTorch's file as ONNX Runtime's documentation does."""
+    """Quantises PyTorch's file with the tool and the options of ours."""
     from onnxruntime import quantization
     from onnxruntime.quantization import shape_inference
 
@@ -30,7 +30,12 @@ def quantize(task, source, path):
     images = _layout("torch_onnx", tasks.images(task, 32))
     reader = _Reader(iter({"images": i[np.newaxis]} for i in images))
     quantization.quantize_static(
-        str(prepared), str(path), reader, per_channel=True
+        str(prepared),
+        str(path),
+        reader,
+        activation_type=quantization.QuantType.QUInt8,
+        per_channel=True,
+        reduce_range=True,
     )
     prepared.unlink()
 
