@@ -7,9 +7,14 @@ the few named here; of any other nobody knows, and it is used as it is.
 
 import keras
 
-from keras_resnext.layers import BatchNormalization, GroupedConv2D, MaxPooling2D
+from keras_resnext.layers import (
+    Add,
+    BatchNormalization,
+    GroupedConv2D,
+    MaxPooling2D,
+)
 
-_OWN = (GroupedConv2D, BatchNormalization, MaxPooling2D)
+_OWN = (GroupedConv2D, BatchNormalization, MaxPooling2D, Add)
 # What Keras writes into a configuration by name, which only finds what is
 # registered; the objects themselves are at hand.
 _OBJECTS = ("activation", "initializer", "regularizer", "constraint")

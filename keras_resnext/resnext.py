@@ -9,7 +9,12 @@ import numpy as np
 from keras import layers
 
 from keras_resnext import arguments
-from keras_resnext.layers import BatchNormalization, GroupedConv2D, MaxPooling2D
+from keras_resnext.layers import (
+    Add,
+    BatchNormalization,
+    GroupedConv2D,
+    MaxPooling2D,
+)
 from keras_resnext.registry import (
     ARCHITECTURES,
     Architecture,
@@ -128,7 +133,7 @@ def _residual(x, branch, filters, stride, name, drop, window, squeeze_excite):
         branch = layers.Dropout(
             drop, noise_shape=(None, 1, 1, 1), name=f"{name}_drop"
         )(branch)
-    x = layers.Add(name=f"{name}_add")([x, branch])
+    x = Add(name=f"{name}_add")([x, branch])
     return layers.Activation("relu", name=f"{name}_out")(x)
 
 

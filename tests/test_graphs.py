@@ -137,11 +137,12 @@ def test_operations_of_the_model_itself(model, tmp_path):
     assert not any("Transpose" in name or "Xla" in name for name in found)
     found = {name: found[name] for name in found if "Conv2D" in name}
     if _trains_directly():
-        # A sum is part of one of its two sides, if that is not the input.
+        # A sum is part of one of its two sides, but not the ReLU behind it,
+        # with which one picture would take far longer.
         assert found == {
             "Conv2D+BiasAdd+Relu": 9,
-            "Conv2D+BiasAdd+Add+Relu": 3,
-            "Conv2D+BiasAdd": 3,
+            "Conv2D+BiasAdd+Add": 4,
+            "Conv2D+BiasAdd": 2,
         }
     else:
         assert found == {

@@ -40,6 +40,7 @@ def with_stock_layers(model):
     from keras_resnext import layers
 
     kinds = {
+        layers.Add: keras.layers.Add,
         layers.BatchNormalization: keras.layers.BatchNormalization,
         layers.GroupedConv2D: keras.layers.Conv2D,
         layers.MaxPooling2D: keras.layers.MaxPooling2D,
