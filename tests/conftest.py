@@ -130,6 +130,22 @@ def small_training(monkeypatch, eagerly):
     monkeypatch.setattr(models, "build", build)
 
 
+@pytest.fixture(scope="session")
+def on_jax(tmp_path_factory):
+    """The environment of processes on JAX that compute little.
+
+    XLA takes most of their time to compile what runs once. Here it optimises
+    less, and the next process finds what the one before has compiled: both
+    change how fast the code runs, not what it is to compute.
+    """
+    return {
+        "KERAS_BACKEND": "jax",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("jax")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
 @pytest.fixture
 def run_here(monkeypatch, capsys):
     """Gives what runs a command's `main` here, where that is what is tested.

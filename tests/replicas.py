@@ -6,26 +6,27 @@ Run by test_distribute.py in processes of their own, since devices are made
 before anything is computed. OUT gets the losses and the final weights.
 """
 
-import os
 import pathlib
 import sys
 
-STRATEGY, DEVICES, BATCHES, WEIGHTS, OUT = sys.argv[1:]
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+import keras_resnext  # before Keras and TensorFlow
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
+# isort: split
+import keras
+import numpy as np
+import tensorflow as tf
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
-import keras_resnext  # noqa: E402
 from training import distribute  # noqa: E402
+
+STRATEGY, DEVICES, BATCHES, WEIGHTS, OUT = sys.argv[1:]
 
 
 def network(weights=None):
     """Returns the network and its optimizer."""
     model = keras_resnext.ResNeXt(
-        (1, 1), 2, 8, True, weights, None, (8, 8, 3), None, 3, stem="cifar"
+        (1,), 2, 8, True, weights, None, (8, 8, 3), None, 3, stem="cifar"
     )
     return model, keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)
 
@@ -37,10 +38,6 @@ def share(strategy, images, labels):
         return np.array_split(array, strategy.workers)[strategy.worker]
 
     pairs = [(part(x), part(y)) for x, y in zip(images, labels, strict=True)]
-    if keras.backend.backend() == "jax":
-        return (pair for pair in pairs)
-    import tensorflow as tf
-
     return tf.data.Dataset.from_tensor_slices(
         tuple(np.concatenate(column) for column in zip(*pairs, strict=True))
     ).batch(len(pairs[0][0]), drop_remainder=True)
@@ -48,9 +45,7 @@ def share(strategy, images, labels):
 
 def main():
     """Trains for one epoch."""
-    if keras.backend.backend() == "tensorflow" and int(DEVICES) > 1:
-        import tensorflow as tf
-
+    if int(DEVICES) > 1:
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0],
             [tf.config.LogicalDeviceConfiguration()] * int(DEVICES),
@@ -78,10 +73,8 @@ def main():
     )
     names = [v.path for v in model.variables]
     values = map(keras.ops.convert_to_numpy, model.variables)
-    copy = strategy.on_one_device(model)
-    scores = copy.predict(images[0], verbose=0)
     arrays = dict(zip(names, values, strict=True))
-    np.savez(OUT, losses=np.array(losses, "f4"), scores=scores, **arrays)
+    np.savez(OUT, losses=np.array(losses, "f4"), **arrays)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import keras_resnext
 import train
@@ -36,20 +36,25 @@ from training import (
 )
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
+SHIPPED = pathlib.Path(keras_resnext.__file__).with_name(
+    "resnext29_cifar10.safetensors"
+)
 
 QUICK = dataclasses.replace(recipes.RECIPES["quick"], batch_size=16)
 # Takes TensorFlow away before the script starts, as if not installed.
 BARE = 'import sys; sys.modules["tensorflow"] = None\n'
-# Ends the script as soon as its state of that epoch and step is on disk.
-KILL = """
-import os, signal
+# Copies the folder, with what a kill would leave there, as soon as its state of
+# that epoch and step is on disk: no run of its own has to be killed for it.
+KEEP = """
+import pathlib, shutil
 from training import resume
 write = resume.Run.write
-def write_and_die(run, **now):
+def write_and_keep(run, **now):
     write(run, **now)
-    if (run.epoch, now.get("step", run.step)) == {}:
-        os.kill(os.getpid(), signal.SIGKILL)
-resume.Run.write = write_and_die
+    place = run.epoch, now.get("step", run.step)
+    if (place, run.path.parent) == ({}, pathlib.Path({!r})):
+        shutil.copytree(run.path.parent, {!r})
+resume.Run.write = write_and_keep
 """
 # Leaves one block a stage of the network, where the others prove no more.
 SHALLOW = """
@@ -84,11 +89,14 @@ def run(*arguments, before="", **environment):
     )
 
 
-def run_until(place, *arguments, before="", **environment):
-    """Kills a training when its state is that of an epoch and a step."""
-    before = f"{before}\n{KILL.format(place)}"
-    result = run(*arguments, before=before, **environment)
-    assert result.returncode == -signal.SIGKILL, result.stderr
+def keep(place, folder):
+    """Returns Python that leaves a copy of a run's folder, and its path.
+
+    It has what a kill would have left when the state was that of an epoch and
+    a step.
+    """
+    copy = folder.with_name("{}-{}-{}".format(folder.name, *place))
+    return KEEP.format(place, str(folder), str(copy)), copy
 
 
 def assert_equal_runs(one, other):
@@ -861,6 +869,19 @@ def options(archive):
     )
 
 
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory):
+    """The weights that ship, of the network that `SHALLOW` leaves."""
+    path = tmp_path_factory.mktemp("weights") / "shallow.safetensors"
+    kept = {
+        name: array
+        for name, array in load_file(SHIPPED).items()
+        if "block" not in name or "_block1_" in name
+    }
+    save_file(kept, path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def trained(options, tmp_path_factory):
     """Folder of a complete run, and what it printed."""
@@ -956,26 +977,42 @@ def _check_tensorboard(path, rows):
 
 @pytest.mark.slow
 def test_a_killed_training_ends_as_if_it_had_not_been(
-    options, trained, tmp_path
+    archive, shipped, tmp_path
 ):
-    whole, killed = trained[0], tmp_path / "killed"
-    options = (*options, "--save-every", 1)
-    shallow = {"before": SHALLOW}
-    run_until((1, 0), *options, "--out", killed, **shallow)  # between epochs
-    assert len(log(killed)) == 1
+    """In two phases: a new classifier, then everything at a lower rate."""
+    whole = tmp_path / "whole"
+    options = (
+        *("--data", archive, "--recipe", "finetune", "--weights", shipped),
+        *("--sizes", 8, 16, "--batch-size", 16, "--dtype", "float32"),
+        *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.9),
+        *("--epochs", 1, "--unfreeze-epochs", 1, "--unfreeze-lr", 0.01),
+        *("--save-every", 1, "--out"),
+    )
+    keeping, killed = keep((1, 0), whole)  # as if killed between epochs
+    result = run(*options, whole, before=SHALLOW + keeping)
+    assert result.returncode == 0, result.stderr
+    about, arrays = state(whole)
+    assert (about["phase"], about["epoch"]) == (1, 2)
+    tuned = load_file(whole / "weights.safetensors")
+    assert len(arrays) > len(tuned)  # not the classifier's alone
+    assert not all(np.array_equal(a, b) for a, b in _pairs(tuned))
+
+    assert state(killed)[0]["phase"] == 0 and len(log(killed)) == 1
+    begun = (killed / "state.npz").stat().st_mtime_ns
     with subprocess.Popen(
-        command(*options, "--out", killed, **shallow),
+        command(*options, killed, before=SHALLOW),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
         while process.poll() is None:
-            if state(killed)[0]["step"] > 0:  # at any moment after that
-                process.send_signal(signal.SIGKILL)
+            if (killed / "state.npz").stat().st_mtime_ns > begun:
+                process.send_signal(signal.SIGKILL)  # at any moment after that
                 break
             time.sleep(0.01)
     assert process.returncode == -signal.SIGKILL
     assert not (killed / "result.json").exists()
-    result = run(*options, "--out", killed, **shallow)
+    assert state(killed)[0]["step"] > 0
+    result = run(*options, killed, before=SHALLOW)
     assert result.returncode == 0, result.stderr
     assert [row["epoch"] for row in log(killed)] == ["0", "1"]
     assert_equal_runs(whole, killed)
@@ -1016,66 +1053,29 @@ def test_it_trains_on_torch_without_tensorflow(archive, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_goes_on_bit_by_bit_on_jax_without_tensorflow(archive, tmp_path):
-    pytest.importorskip("jax")
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    options = (
-        *("--data", archive, "--groups", 2, "--sizes", 8, "--epochs", 1),
-        *("--batch-size", 16, "--save-every", 1, "--cutmix", 1, "--ema", 0.9),
-    )
-    bare = {"before": BARE + SHALLOW, "KERAS_BACKEND": "jax"}
-    result = run(*options, "--out", whole, **bare)
-    assert result.returncode == 0, result.stderr
-    assert len(log(whole)) == 1
-    stored = json.loads((whole / "result.json").read_text())
-    assert "jax" in stored["versions"]
-    run_until((0, 2), *options, "--out", killed, **bare)
-    result = run(*options, "--out", killed, **bare)
-    assert result.returncode == 0, result.stderr
-    assert_equal_runs(whole, killed)
-
-
-@pytest.mark.slow
-def test_fine_tuning(folder, tmp_path):
-    options = (
-        *("--data", folder, "--recipe", "finetune", "--weights", "cifar10"),
-        *("--sizes", 16, "--batch-size", 8, "--dtype", "float32"),
-    )
+def test_fine_tuning(folder, tmp_path, run_here):
     out = tmp_path / "frozen"
-    result = run(*options, "--out", out, "--freeze", "conv4", "--epochs", 3)
+    result = run_here(
+        *(train.main, "--data", folder, "--out", out, *HERE),
+        *("--recipe", "finetune", "--weights", "cifar10", "--epochs", 3),
+        *("--sizes", 16, "--batch-size", 8, "--freeze", "conv4"),
+    )
     assert result.returncode == 0, result.stderr
     assert "for an epoch on them, a ratio of" in result.stdout
     assert float(log(out)[-1]["val_accuracy"]) > 0.6
     tuned = load_file(out / "weights.safetensors")
+    assert tuned.keys() == load_file(SHIPPED).keys()
     assert tuned["predictions/kernel"].shape == (1024, 3)
     same = [np.array_equal(a, b) for a, b in _pairs(tuned)]
     assert len(same) > 100 and all(same)
 
-    # Then everything is trained, at a lower rate.
-    options += ("--epochs", 1, "--unfreeze-epochs", 1, "--unfreeze-lr", 0.01)
-    result = run(*options, "--out", tmp_path / "both")
-    assert result.returncode == 0, result.stderr
-    about, arrays = state(tmp_path / "both")
-    assert (about["phase"], about["epoch"]) == (1, 2)
-    assert len(arrays) > len(state(out)[1])
-    tuned = load_file(tmp_path / "both" / "weights.safetensors")
-    assert not all(np.array_equal(a, b) for a, b in _pairs(tuned))
-
-    # A kill in that phase changes nothing, either.
-    options += ("--save-every", 1, "--out", tmp_path / "killed")
-    run_until((1, 2), *options)
-    result = run(*options)
-    assert result.returncode == 0, result.stderr
-    assert_equal_runs(tmp_path / "both", tmp_path / "killed")
-
 
 def _pairs(tuned):
-    """Yields each array of the network that ships, and the tuned one."""
-    path = pathlib.Path(keras_resnext.__file__).parent
-    shipped = load_file(path / "resnext29_cifar10.safetensors")
-    for name, array in shipped.items():
+    """Yields each tuned array, and that of the network that ships."""
+    arrays = load_file(SHIPPED)
+    for name, array in tuned.items():
         if not name.startswith("predictions"):
-            yield array, tuned[name]
+            yield array, arrays[name]
 
 
 def test_groups_belong_to_the_net_for_small_images():
