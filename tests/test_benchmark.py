@@ -1,5 +1,6 @@
 """The benchmark's arithmetic, and each part of it at work on a small scale."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,7 +17,14 @@ from keras_resnext.registry import ARCHITECTURES
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the exports are TensorFlow's", allow_module_level=True)
 import benchmark
-from benchmarks import compare, growth, tasks
+from benchmarks import (
+    compare,
+    contenders,
+    growth,
+    prepare,
+    tasks,
+    worker,
+)
 
 BENCHMARK = pathlib.Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
@@ -161,26 +169,21 @@ def run(*arguments, **environment):
     )
 
 
+# Training in processes: `test_gpu_needs_no_tensorflow`.
 @pytest.mark.slow
 def test_compare_measures_in_processes(tmp_path):
-    for package in ("onnxscript", "tf2onnx", "torch"):
-        pytest.importorskip(package, reason="pip install '.[export,parity]'")
+    pytest.importorskip("torch", reason="pip install '.[parity]'")
     answer = run(
-        *("compare", "--network", "resnext29", "--side", 16, "--out", tmp_path),
-        *("--batches", 2, "--train-batch", 2, "--rounds", 2),
-        *("--seconds", 0.01, "--only"),
-        *("predict_on_batch", "shares_float32", "onnxruntime"),
-        *("onnxruntime_torch", "torch", "fit_dataset"),
+        *("compare", "--network", "resnext29", "--groups", 2, "--side", 16),
+        *("--batches", 2, "--train-batch", 0, "--rounds", 2),
+        *("--seconds", 0.01, "--out", tmp_path),
+        *("--only", "predict_on_batch", "torch"),
     )
     assert answer.returncode == 0, answer.stderr
     stored = json.loads((tmp_path / "compare.json").read_text())
-    inference, training = stored["sections"].values()
-    assert [row["key"] for row in inference] == [
-        *("predict_on_batch", "shares_float32", "onnxruntime"),
-        *("onnxruntime_torch", "torch"),
-    ]
-    assert [row["key"] for row in training] == ["fit_dataset", "torch"]
-    for row in (*inference, *training):
+    (rows,) = stored["sections"].values()
+    assert [row["key"] for row in rows] == ["predict_on_batch", "torch"]
+    for row in rows:
         assert row["difference"] < 2e-2
         assert [turn["ms"] > 0 for turn in row["turns"]] == [True] * 2
         assert row["turns"][0]["peak_mb"] > row["turns"][0]["loaded_mb"] > 50
@@ -188,7 +191,33 @@ def test_compare_measures_in_processes(tmp_path):
 
 
 @pytest.mark.slow
-def test_gpu_needs_no_tensorflow(tmp_path):
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, of its own export
+def test_others_compute_what_pytorch_does(tmp_path, monkeypatch):
+    """What the processes of `compare` read, and what they make of it."""
+    for package in ("onnxscript", "onnxruntime", "tf2onnx", "torch"):
+        pytest.importorskip(package, reason="pip install '.[export,parity]'")
+    monkeypatch.setattr(worker, "set_up", lambda backend: None)
+    monkeypatch.setattr(tasks, "THREADS", 1)
+    row = dataclasses.replace(ARCHITECTURES["resnext29"], depths=(1,))
+    monkeypatch.setitem(ARCHITECTURES, "resnext29", row)
+    task = tasks.Task(tmp_path, "resnext29", 16, batch=2, groups=2)
+    keys = ("shares_float32", "onnxruntime", "onnxruntime_torch")
+    chosen = [who for who in contenders.INFERENCE if who.key in keys]
+    prepare.prepare(task, [who.artifact for who in chosen])
+    expected = np.load(task.expected)
+    for who in chosen:
+        outputs = who.make(task, **who.options)()
+        assert outputs.shape == (2, 10)
+        assert compare.check(who, outputs, expected, 1e-3) >= 0
+    task = dataclasses.replace(task, train=True)
+    prepare.prepare(task)
+    (who,) = (c for c in contenders.TRAINING if c.key == "fit_dataset")
+    loss = who.make(task, **who.options)()
+    assert compare.check(who, loss, np.load(task.expected), 2e-2) >= 0
+
+
+@pytest.mark.slow
+def test_gpu_needs_no_tensorflow(tmp_path, on_jax):
     pytest.importorskip("torch", reason="pip install -e '.[parity]'")
     pytest.importorskip("jax")
     for name in ("tensorflow", "tf2onnx"):
@@ -202,7 +231,7 @@ def test_gpu_needs_no_tensorflow(tmp_path):
         *("--width-per-group", 8, "--batches", 2, "--train-batch", 2),
         *("--steps", 2, "--rounds", 1, "--seconds", 0.01, "--out", tmp_path),
         *("--only", "jax_float32", "pytorch_float32"),
-        PYTHONPATH=os.pathsep.join(filter(None, first)),
+        **on_jax | {"PYTHONPATH": os.pathsep.join(filter(None, first))},
     )
     assert answer.returncode == 0, answer.stderr
     stored = json.loads((tmp_path / "gpu.json").read_text())

@@ -232,7 +232,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.slow
-def test_file_without_tensorflow(folder, tmp_path):
+def test_file_without_tensorflow(folder, tmp_path, on_jax):
     pytest.importorskip("jax")
     greedy_net().save(tmp_path / "net.keras")
     result = run(
@@ -240,7 +240,7 @@ def test_file_without_tensorflow(folder, tmp_path):
         *(tmp_path / "net.keras", "--checkpoint", "resnext29/cifar10"),
         *("--resize", 40, "--data", folder, "--holdout", 1),
         *("--out", tmp_path / "run"),
-        KERAS_BACKEND="jax",
+        **on_jax,
     )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "run" / "result.md").read_text() == (

@@ -34,13 +34,19 @@ def expect(report, *inputs, limit=1e-4):
 model = net()
 images = random.normal(size=(3, 16, 16, 3)).astype("float32")
 """
-DEFAULT = """
+# What is exported, on each of the two backends something else: what differs
+# between them is how the model gets from one to TensorFlow.
+JAX = """
 format = "onnx"
 report = export(model, folder / "net.onnx", format)
 assert report.max_difference < 1e-4 and report.agreement == 1, report
 expect(report, images)
-"""
-EVERY = """
+
+format = "litert"
+report = export(model, folder / "int8", format, "int8", calibration=images)
+assert report.precision == "int8" and report.pictures == len(PICTURES) + 3
+expect(report, images, limit=0.5)
+
 keras.config.set_dtype_policy("mixed_bfloat16")
 model = net(input_shape=(32, 32, 3))
 keras.config.set_dtype_policy("float32")
@@ -48,35 +54,26 @@ transform = keras_resnext.eval_transform("resnext29/cifar10")
 format = "saved_model"
 report = export(model, folder / format, format, checkpoint=transform.checkpoint)
 expect(report, transform(PICTURES), limit=0.05)
-
-model, format = net(), "litert"
-report = export(model, folder / "int8", format, "int8", calibration=images)
-assert report.precision == "int8" and report.pictures == len(PICTURES) + 3
-expect(report, images, limit=0.5)
-
+assert {p.name for p in folder.iterdir()} == {"net.onnx", "int8", "saved_model"}
+"""
+TORCH = """
 one, two = (keras.Input((16, 16, 3), name=name) for name in ("one", "two"))
 shared = net(include_top=False, pooling="avg")
 model = keras.Model([two, one], shared(two) - 2 * shared(one))
-for format in ("openvino", "litert"):
-    report = export(model, folder / format, format)
-    expect(report, images, images[::-1].copy())
+format = "openvino"
+report = export(model, folder / format, format)
+expect(report, images, images[::-1].copy())
 
 class Own(keras.layers.Layer):
     def call(self, x):
         return 2 * x
 
-for wrong, words in (
-    (keras.Sequential([shared, Own()]), "A model that Keras can load on Tens"),
-    (shared, "`path` must not be a folder of other things"),
-):
-    try:
-        export(wrong, folder, "onnx")
-        raise SystemExit("no error")
-    except (ValueError, FileExistsError) as error:
-        assert words in str(error), error
-assert {p.name for p in folder.iterdir()} == {
-    "saved_model", "int8", "openvino", "litert"
-}
+try:
+    export(keras.Sequential([shared, Own()]), folder / "own", "onnx")
+    raise SystemExit("no error")
+except ValueError as error:
+    assert "A model that Keras can load on TensorFlow" in str(error), error
+assert {p.name for p in folder.iterdir()} == {"openvino"}
 """
 WITHOUT = """
 import importlib.util
@@ -95,7 +92,13 @@ importlib.util.find_spec = find
 """
 
 
-def run(code, backend, folder):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backend", "code", "count"),
+    [("jax", JAX, 3), ("torch", TORCH, 1)],
+    ids=["jax", "torch"],
+)
+def test_export_from_another_backend(tmp_path, backend, code, count, on_jax):
     for package in (
         backend,
         "tensorflow",
@@ -106,24 +109,10 @@ def run(code, backend, folder):
     ):
         pytest.importorskip(package, reason=f"{package} is missing")
     done = subprocess.run(
-        [sys.executable, "-c", SETUP + code, folder],
-        env=os.environ | {"KERAS_BACKEND": backend},
+        [sys.executable, "-c", SETUP + WITHOUT + code, tmp_path],
+        env=os.environ | on_jax | {"KERAS_BACKEND": backend},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["torch", "jax"])
-def test_export_from_another_backend(tmp_path, backend):
-    output = run(WITHOUT + DEFAULT, backend, tmp_path)
-    assert "top-1 agreement 100.0%" in output
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_every_format_from_another_backend(tmp_path, backend):
-    output = run(EVERY, backend, tmp_path)
-    assert output.count("top-1 agreement") == 4
+    assert done.stdout.count("top-1 agreement") == count

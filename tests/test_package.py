@@ -10,10 +10,10 @@ import pytest
 WITHOUT_TENSORFLOW = "import sys; sys.modules['tensorflow'] = None\n"
 
 
-def python(code, backend="jax"):
+def python(code, **environment):
     result = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "KERAS_BACKEND": backend},
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -24,13 +24,17 @@ def python(code, backend="jax"):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_works_without_tensorflow(backend):
+def test_works_without_tensorflow(backend, on_jax):
     pytest.importorskip(backend)
     code = """
 import numpy, keras_resnext
-model = keras_resnext.ResNeXt29(weights=None, groups=2)
+model = keras_resnext.ResNeXt(
+    (1,), 2, 4, stem="cifar", input_shape=(32, 32, 3), classes=10
+)
 image = numpy.zeros((1, 32, 32, 3), "uint8")
 scores = model.predict(keras_resnext.preprocess_input(image), verbose=0)
 print(keras_resnext.decode_predictions(scores, top=1)[0][0][0][:7])
 """
-    assert python(WITHOUT_TENSORFLOW + code, backend).split()[-1] == "cifar10"
+    environment = on_jax | {"KERAS_BACKEND": backend}
+    answer = python(WITHOUT_TENSORFLOW + code, **environment)
+    assert answer.split()[-1] == "cifar10"
