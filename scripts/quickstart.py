@@ -61,13 +61,14 @@ def classify():
 
 
 def load_digits():
-    """Returns 1,797 handwritten digits as (count, 32, 32, 3), 0..255."""
+    """Returns 1,000 handwritten digits as (count, 32, 32, 3), 0..255."""
     from sklearn import datasets
 
     digits = datasets.load_digits()
-    images = digits.images[..., None].repeat(3, -1) / 16 * 255
+    images = digits.images[:1000, ..., None].repeat(3, -1) / 16 * 255
     images = keras.ops.image.resize(images, (32, 32))
-    return keras.ops.convert_to_numpy(images).astype("float32"), digits.target
+    images = keras.ops.convert_to_numpy(images).astype("float32")
+    return images, digits.target[:1000]
 
 
 def fine_tune(images, labels):
@@ -195,7 +196,7 @@ def main():
     keras.utils.set_random_seed(0)
     photographs, guesses = classify()
     model, history, x_test, y_test = fine_tune(*load_digits())
-    difference = serve(model, x_test[:100])
+    difference = serve(model, x_test[:32])
     draw(photographs, guesses, history, x_test, y_test, model)
 
     print(f"\n{'photograph':30}best guesses")
