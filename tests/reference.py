@@ -3,7 +3,6 @@
 Needs NumPy only, so that the golden logits can be checked without torch.
 """
 
-import dataclasses
 import json
 import pathlib
 import zlib
@@ -25,9 +24,6 @@ NARROW_GROUPS = {
     for name, row in ARCHITECTURES.items()
     if row.squeeze_excite or row.average_shortcut
 }
-# Those of more than 50 layers that stay as deep. The others repeat the blocks
-# of one stage, where two show as much.
-DEEP = {"resnext101_32x4d", "seresnextaa101d_32x8d"}
 # The smallest network with everything in it, for files of weights.
 TINY = Architecture(
     "tiny",
@@ -43,12 +39,8 @@ TINY = Architecture(
 
 def structure(name):
     """Returns the architecture's row and the number of groups to test."""
-    if name == TINY.name:
-        return TINY, TINY.groups
-    row, groups = ARCHITECTURES[name], NARROW_GROUPS.get(name)
-    if sum(row.depths) > 16 and name not in DEEP:
-        row = dataclasses.replace(row, depths=(2,) * len(row.depths))
-    return row, groups or row.groups
+    row = TINY if name == TINY.name else ARCHITECTURES[name]
+    return row, NARROW_GROUPS.get(name, row.groups)
 
 
 def sizes(name):

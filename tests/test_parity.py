@@ -25,10 +25,9 @@ TOLERANCE = 1e-4
 
 
 def build(name, **options):
-    """Builds the network of a row, smaller where the row is too large."""
+    """Builds the network of a row, narrow where the row is too large."""
     row, groups = structure(name)
-    whole = row is ARCHITECTURES[name] and groups == row.groups
-    if whole and name != "resnext29":
+    if groups == row.groups and name != "resnext29":
         return getattr(keras_resnext, row.constructor)(**options)
     fields = dataclasses.asdict(row) | {"groups": groups}
     structural = inspect.signature(keras_resnext.ResNeXt).parameters
@@ -37,7 +36,7 @@ def build(name, **options):
 
 
 # Of more than 50 layers, only what has a switch that no smaller one has; the
-# others repeat the same blocks, as the wide ones do, and take long together.
+# others repeat the same blocks, as the wide ones do, and take minutes together.
 SLOW = {name for name, row in ARCHITECTURES.items() if sum(row.depths) > 16} - {
     "seresnextaa101d_32x8d"
 } | {"wide_resnet50_2"}

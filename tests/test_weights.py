@@ -70,7 +70,6 @@ def of_shapes(name):
     """Returns a state dict of an architecture that takes no memory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reference, "NARROW_GROUPS", {})
-        patch.setattr(reference, "DEEP", ARCHITECTURES)
         return {
             key: np.broadcast_to(np.float32(0), shape)
             for key, shape in shapes(name).items()
