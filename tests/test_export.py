@@ -117,7 +117,7 @@ def small():
 @pytest.fixture(scope="module")
 def least():
     """What takes least time, for what happens to any model's files."""
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(2)
     x = keras.Input((32, 32, 3))
     y = keras.layers.Conv2D(4, 3)(x)
     y = keras.layers.GlobalAveragePooling2D()(y)
