@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from keras_resnext.layers import (
+    Add,
     BatchNormalization,
     GroupedConv2D,
     MaxPooling2D,
@@ -260,6 +261,20 @@ def test_serialisation(tmp_path):
     np.testing.assert_array_equal(
         model.predict(x, verbose=0), loaded.predict(x, verbose=0)
     )
+
+
+def test_sum_is_that_of_keras(tmp_path):
+    inputs = keras.Input((8, 8, 8))
+    x = GroupedConv2D(8, 1, use_bias=False)(inputs)
+    x = BatchNormalization()(x)
+    own = keras.layers.ReLU()(Add()([inputs, x]))
+    usual = keras.layers.ReLU()(keras.layers.Add()([inputs, x]))
+    model = keras.Model(inputs, [own, usual])
+    model.save(tmp_path / "model.keras")
+    for each in (model, keras.saving.load_model(tmp_path / "model.keras")):
+        assert Add in map(type, each.layers)
+        found, expected = each.predict(integers((2, 8, 8, 8)), verbose=0)
+        np.testing.assert_allclose(found, expected, 1e-5, 1e-5)
 
 
 @pytest.mark.parametrize(
