@@ -167,6 +167,7 @@ def _write_onnx(job, path):
     os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "false")
     run = frozen(job.model)
     proto, _ = tf2onnx.convert.from_function(run, run.input_signature, opset=18)
+    _pad_in_pooling(proto.graph)
     onnx.checker.check_model(proto, full_check=True)
     if job.precision == "float16":
         from onnxruntime.transformers import float16
@@ -178,6 +179,73 @@ def _write_onnx(job, path):
     facts = {k: json.dumps(v) for k, v in job.facts().items()}
     onnx.helper.set_model_props(proto, facts)
     onnx.save(proto, path)
+
+
+def _pad_in_pooling(graph):
+    """Has maxima of what a ReLU computes pad their input themselves.
+
+    They pad with minus infinity, and behind a ReLU zeros are the same. Padding
+    apart is a copy, and one in float32 where all the rest is int8.
+    """
+    import onnx
+
+    values = {v.name: onnx.numpy_helper.to_array(v) for v in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    for pool in graph.node:
+        if pool.op_type != "MaxPool":
+            continue
+        pad, own = makers.get(pool.input[0]), _attributes(pool)
+        zeros = _zeros(pad, makers, values)
+        if (
+            zeros
+            and own.pop("auto_pad", b"VALID") in (b"VALID", b"NOTSET")
+            and not any(own.pop("pads", ()))
+            # Else there are maxima of padding alone.
+            and all(map(int.__lt__, zeros, 2 * own["kernel_shape"]))
+        ):
+            made = onnx.helper.make_attribute
+            own = [made(k, v) for k, v in (own | {"pads": zeros}).items()]
+            del pool.attribute[:]
+            pool.attribute.extend(own)
+            pool.input[0] = pad.input[0]
+    used = {value.name for value in graph.output}
+    used |= {name for node in graph.node for name in node.input}
+    for pad in [n for n in graph.node if n.op_type == "Pad"]:
+        if pad.output[0] not in used:
+            graph.node.remove(pad)
+    used = {name for node in graph.node for name in node.input}
+    for value in [v for v in graph.initializer if v.name not in used]:
+        graph.initializer.remove(value)
+
+
+def _attributes(node):
+    """Returns the attributes of an ONNX node by their names."""
+    import onnx
+
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _zeros(pad, makers, values):
+    """Returns how many zeros a node puts around what a ReLU computes.
+
+    Above, to the left, below and to the right; nothing if it does other things.
+    """
+    if pad is None or pad.op_type != "Pad" or pad.input[1] not in values:
+        return []
+    first = makers.get(pad.input[0])
+    others = [values.get(name, 1) for name in pad.input[2:] if name]
+    sides = values[pad.input[1]].tolist()
+    if (
+        first is None
+        or first.op_type != "Relu"
+        or any(others)  # another number than zero, or some axes alone
+        or _attributes(pad).get("mode", b"constant") != b"constant"
+        or len(sides) != 8
+        or any(sides[:2] + sides[4:6])
+        or min(sides) < 0
+    ):
+        return []
+    return sides[2:4] + sides[6:]
 
 
 def _quantized_onnx(proto, calibration):
