@@ -55,6 +55,19 @@ def check_structure(row):
         width_per_group=row.width_per_group,
     )
     require(
+        _positive(row.planes),
+        "`planes` must be a positive integer",
+        "Leave it out for 64.",
+        planes=row.planes,
+    )
+    require(
+        row.planes * row.width_per_group >= 64,
+        "`width_per_group` must leave each group a channel: at least 64 / "
+        f"planes, here {-(-64 // row.planes)}",
+        "Widen the groups, or the network.",
+        width_per_group=row.width_per_group,
+    )
+    require(
         row.block != "basic" or (row.groups, row.width_per_group) == (1, 64),
         "The basic block takes groups=1 and width_per_group=64 only",
         "Use block='bottleneck' for a grouped network.",

@@ -28,13 +28,16 @@ class Architecture:
         block: `"bottleneck"` or `"basic"`.
         groups: Number of groups of the 3x3 convolutions, the paper's
             cardinality.
-        width_per_group: Channels of one group in the first stage, the paper's
-            bottleneck width.
+        width_per_group: Channels of one group in the first stage of 64
+            planes, the paper's bottleneck width.
         stem: `"imagenet"` (7x7 at stride 2, then pooling), `"legacy"` (the
             same, pooled without padding), `"deep"` or `"tiered"` (three 3x3,
             then pooling), or `"cifar"` (3x3).
         stem_width: Channels of a deep stem's second convolution; the third
             has twice as many, the first as many, or 3/4 in a tiered stem.
+        planes: Channels of the first stage's narrow convolutions; every
+            further stage has twice as many, and outputs four times as many
+            (basic: as many).
         squeeze_excite: Whether each block weights its channels by what it
             computes from their means.
         average_shortcut: Whether shortcuts are averaged, not strided.
@@ -56,6 +59,7 @@ class Architecture:
     width_per_group: int = 64
     stem: str = "imagenet"
     stem_width: int = 32
+    planes: int = 64
     squeeze_excite: bool = False
     average_shortcut: bool = False
     anti_aliased: bool = False

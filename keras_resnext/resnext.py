@@ -22,8 +22,6 @@ from keras_resnext.registry import (
 )
 from keras_resnext.weights import choose, fill, read
 
-_PLANES = 64  # of the first stage; every further stage doubles them
-
 
 def _channel_axis():
     return -1 if arguments.channels_last() else 1
@@ -202,7 +200,7 @@ def _stem(x, row):
     deep stem (ResNet-C); timm for the tiered and the anti-aliased one.
     """
     if row.stem == "cifar":
-        return conv_bn(x, _PLANES, 3, "conv1")
+        return conv_bn(x, row.planes, 3, "conv1")
     if row.stem in ("deep", "tiered"):
         width = row.stem_width
         first = 3 * width // 4 if row.stem == "tiered" else width
@@ -210,7 +208,7 @@ def _stem(x, row):
         x = conv_bn(x, width, 3, "conv1_2")
         x = conv_bn(x, 2 * width, 3, "conv1")
     else:
-        x = conv_bn(x, _PLANES, 7, "conv1", stride=2)
+        x = conv_bn(x, row.planes, 7, "conv1", stride=2)
     if row.anti_aliased:
         return layers.AveragePooling2D(2, name="pool1_pool")(x)
     # Zeros are as good as PyTorch's minus infinity: they follow a ReLU.
@@ -236,7 +234,7 @@ def _stages(x, row, output_stride, drop, gamma):
         for i in range(depth):
             x = _BLOCKS[row.block](
                 x,
-                _PLANES << stage,
+                row.planes << stage,
                 f"conv{stage + 2}_block{i + 1}",
                 stride=1 if i else stride,
                 groups=row.groups,
@@ -288,6 +286,7 @@ def ResNeXt(
     block="bottleneck",
     stem="imagenet",
     stem_width=32,
+    planes=64,
     squeeze_excite=False,
     average_shortcut=False,
     anti_aliased=False,
@@ -302,8 +301,8 @@ def ResNeXt(
     and the backend can, `(batch, channels, height, width)`.
 
     Args:
-        depths: Numbers of blocks, one for each stage; the first stage has 64
-            planes, every further one twice as many at half the resolution.
+        depths: Numbers of blocks, one for each stage; every further stage has
+            twice the channels at half the resolution.
         groups: The paper's cardinality.
         width_per_group: The paper's bottleneck width, for 64 planes.
         include_top: Whether to end with average pooling and a classifier.
@@ -331,6 +330,9 @@ def ResNeXt(
             `"cifar"` (3x3 convolution, stride 1).
         stem_width: Channels of a deep stem's second convolution; the third
             has twice as many, the first as many, or 3/4 in a tiered stem.
+        planes: Channels of the first stage's narrow convolutions, a quarter
+            of its output's; fewer make the whole network narrower, its groups
+            included.
         squeeze_excite: Whether each block weights its channels by what two
             small layers make of their means (Hu et al.,
             https://arxiv.org/abs/1709.01507).
@@ -376,6 +378,7 @@ def ResNeXt(
         width_per_group=width_per_group,
         stem=stem,
         stem_width=stem_width,
+        planes=planes,
         squeeze_excite=squeeze_excite,
         average_shortcut=average_shortcut,
         anti_aliased=anti_aliased,
@@ -719,6 +722,7 @@ def ResNeXt29(  # noqa: D417
     *,
     groups=None,
     width_per_group=None,
+    planes=None,
     accept_noncommercial=False,
     output_stride=None,
     zero_gamma=False,
@@ -735,6 +739,7 @@ def ResNeXt29(  # noqa: D417
             weights, or 16.
         width_per_group: The paper's width, 64 there; by default that of the
             weights, or 4.
+        planes: As in `ResNeXt`; by default those of the weights, or 64.
         accept_noncommercial: As in the other constructors.
         output_stride: `None` or 4, the network's own.
 
@@ -749,14 +754,14 @@ def ResNeXt29(  # noqa: D417
     row = ARCHITECTURES["resnext29"]
     stored = read(choose(row.name, weights, accept_noncommercial))
     facts = dataclasses.asdict(row) | (stored.facts if stored else {})
+    given = {
+        "groups": groups,
+        "width_per_group": width_per_group,
+        "planes": planes,
+    }
     row = dataclasses.replace(
         row,
-        groups=facts["groups"] if groups is None else groups,
-        width_per_group=(
-            facts["width_per_group"]
-            if width_per_group is None
-            else width_per_group
-        ),
+        **{k: facts[k] if v is None else v for k, v in given.items()},
     )
     return _build(
         row,

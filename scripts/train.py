@@ -84,11 +84,12 @@ def _add_options(parser):
         metavar="NAME",
         help="architecture, as `python -m keras_resnext list` names it",
     )
-    for name in ("--groups", "--width-per-group"):
+    for name in ("--groups", "--width-per-group", "--planes"):
         add(
             name,
             type=console.POSITIVE,
-            help="of resnext29 (default: the paper's)",
+            help="of resnext29, as its constructor has it (default: those of "
+            "--weights, or 16, 4 and 64)",
         )
     add(
         "--weights",

@@ -521,6 +521,14 @@ WRONG = [
         "`width_per_group` must be a positive integer",
         "width_per_group=-4",
     ),
+    (dict(planes=0), "`planes` must be a positive integer", "planes=0"),
+    (dict(planes=16.0), "`planes` must be a positive integer", "planes=16.0"),
+    (
+        dict(planes=15),
+        "`width_per_group` must leave each group a channel: at least 64 / "
+        "planes, here 5",
+        "width_per_group=4",
+    ),
     (dict(block="basic"), BASIC, "groups_and_width_per_group=(2, 4)"),
     (
         dict(block="basic", groups=1, width_per_group=32),
@@ -768,6 +776,7 @@ class TestResNeXt29:
             ({"groups": 8}, (8, 4)),
             ({"width_per_group": 64}, (16, 64)),
             ({"groups": 32, "width_per_group": 8}, (32, 8)),
+            ({"width_per_group": 24, "planes": 16}, (16, 6)),
         ],
     )
     def test_default_cardinality(self, options, expected, shallow, unallocated):

@@ -29,6 +29,8 @@ SWITCHES = [
     {"stem": "tiered"},
     {"stem": "legacy"},
     {"squeeze_excite": True},
+    {"planes": 16},
+    {"planes": 16, "stem": "cifar", "width_per_group": 64},
     {"average_shortcut": True},
     {"anti_aliased": True},
     {"anti_aliased": True, "stem": "cifar"},

@@ -1083,6 +1083,7 @@ def test_groups_belong_to_the_net_for_small_images():
         model="resnet18",
         groups=2,
         width_per_group=None,
+        planes=None,
         weights=None,
         accept_noncommercial=False,
     )
@@ -1095,6 +1096,7 @@ def test_weights_of_other_classes_need_a_new_top(tmp_path, monkeypatch):
         model="resnext29",
         groups=None,
         width_per_group=None,
+        planes=None,
         weights="cifar10",
         accept_noncommercial=False,
     )

@@ -526,17 +526,25 @@ class TestSources:
             keras_resnext.ResNet18(weights=5)
 
     @anywhere
-    def test_the_cardinality_is_that_of_the_file(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(
+        "options",
+        [
+            dict(groups=4, width_per_group=2),
+            dict(groups=4, width_per_group=9, planes=16),  # 2 channels, too
+        ],
+    )
+    def test_the_cardinality_is_that_of_the_file(
+        self, options, tmp_path, monkeypatch
+    ):
         row = dataclasses.replace(ARCHITECTURES["resnext29"], depths=(1, 1, 1))
         monkeypatch.setitem(ARCHITECTURES, "resnext29", row)
         path = tmp_path / "net.safetensors"
-        model = keras_resnext.ResNeXt29(
-            weights=None, groups=4, width_per_group=2
-        )
+        model = keras_resnext.ResNeXt29(weights=None, **options)
         weights.save(model, path, "float32")
         loaded = keras_resnext.ResNeXt29(weights=path)
         assert_same(values(loaded), values(model))
-        assert loaded.get_layer("conv2_block1_2_conv").groups == 4
+        layer = loaded.get_layer("conv2_block1_2_conv")
+        assert (layer.groups, layer.filters) == (4, 8)
         with pytest.raises(ValueError, match="shape of conv2_block1_2_conv"):
             keras_resnext.ResNeXt29(weights=path, groups=2)
 
@@ -574,3 +582,16 @@ class TestStructure:
     )
     def test_of_what_is_no_network(self, shapes):
         assert structure.describe(shapes) == {}
+
+    @anywhere
+    def test_of_a_narrow_network(self, monkeypatch, unallocated):
+        row = dataclasses.replace(
+            TINY, name="narrow", width_per_group=14, planes=16
+        )
+        monkeypatch.setitem(ARCHITECTURES, "narrow", row)
+        model = keras_resnext.build("narrow", weights=None)
+        assert model.get_layer("conv2_block1_2_conv").filters == 2 * 3
+        facts = structure.describe_model(model)
+        # 12 / 4 is 3 as well.
+        assert (facts["planes"], facts["width_per_group"]) == (16, 12)
+        assert structure.fitting(facts) == ["narrow"]

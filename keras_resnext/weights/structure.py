@@ -16,9 +16,9 @@ def describe(shapes):
 
     Returns:
         Dictionary with `depths`, `block`, `groups`, `width_per_group`,
-        `squeeze_excite`, and as far as it shows `stem`, `stem_width` and
-        `classes`; empty where it is no network of ours. How a network pools
-        does not show: see `describe_pytorch`.
+        `planes`, `squeeze_excite`, and as far as it shows `stem`,
+        `stem_width` and `classes`; empty where it is no network of ours. How
+        a network pools does not show: see `describe_pytorch`.
     """
     depths = {}
     for name in shapes:
@@ -34,12 +34,16 @@ def describe(shapes):
         "depths": tuple(depths[stage] for stage in sorted(depths)),
         "squeeze_excite": "conv2_block1_se_reduce/kernel" in shapes,
     }
-    if _kernel(shapes, "conv2_block1_3_conv"):
-        width, filters = middle[2:]
-        facts |= {"block": "bottleneck", "groups": filters // width}
-        facts["width_per_group"] = width
+    if last := _kernel(shapes, "conv2_block1_3_conv"):
+        planes, deep = last[3] // 4, len(depths) - 1
+        facts |= {"block": "bottleneck", "groups": middle[3] // middle[2]}
+        # Rounded down in each stage, least of all in the deepest.
+        kernel = _kernel(shapes, f"conv{deep + 2}_block1_2_conv") or middle
+        facts["width_per_group"] = _width_per_group(kernel[2], planes << deep)
     else:
+        planes = middle[3]
         facts |= {"block": "basic", "groups": 1, "width_per_group": 64}
+    facts["planes"] = planes
     first, second = (_kernel(shapes, f"conv1_{i}_conv") for i in (1, 2))
     if first and second:
         facts["stem"] = "deep" if first[3] == second[3] else "tiered"
@@ -92,11 +96,14 @@ def describe_model(model):
 def fitting(facts):
     """Returns the names of the architectures with these fields."""
     facts = {field: facts[field] for field in facts if field != "classes"}
-    return [
-        name
-        for name, row in ARCHITECTURES.items()
-        if facts and all(getattr(row, f) == v for f, v in facts.items())
-    ]
+
+    def fits(row):
+        planes = row.planes << (len(row.depths) - 1)
+        width = _width_per_group(planes * row.width_per_group // 64, planes)
+        shown = vars(row) | {"width_per_group": width}
+        return all(shown[field] == value for field, value in facts.items())
+
+    return [name for name, row in ARCHITECTURES.items() if facts and fits(row)]
 
 
 def check(facts, row):
@@ -119,6 +126,11 @@ def check(facts, row):
             f"{facts.get('classes', 'no')} classes. Choose another repository, "
             "or pass the file by its path."
         )
+
+
+def _width_per_group(channels, planes):
+    """Returns the least `width_per_group` of groups of so many channels."""
+    return -(-64 * channels // max(planes, 1))
 
 
 def _kernel(shapes, layer):

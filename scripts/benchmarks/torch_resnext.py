@@ -88,9 +88,9 @@ class Block(nn.Module):
 def stem(row):
     """Returns the first convolution or three, without the last norm."""
     if row.stem == "cifar":
-        return nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        return nn.Conv2d(3, row.planes, 3, 1, 1, bias=False)
     if row.stem not in ("deep", "tiered"):
-        return nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        return nn.Conv2d(3, row.planes, 7, 2, 3, bias=False)
     width = row.stem_width
     first = width if row.stem == "deep" else 3 * width // 4
     return nn.Sequential(
@@ -126,7 +126,7 @@ class Net(nn.Module):
         super().__init__()
         cifar = row.stem == "cifar"
         deep = row.stem in ("deep", "tiered")
-        channels = 2 * row.stem_width if deep else 64
+        channels = 2 * row.stem_width if deep else row.planes
         self.conv1 = stem(row)
         self.bn1 = nn.BatchNorm2d(channels)
         self.pool = pool(row)
@@ -142,7 +142,7 @@ class Net(nn.Module):
                 blocks.append(
                     Block(
                         channels,
-                        64 * 2**stage,
+                        row.planes * 2**stage,
                         row,
                         groups,
                         1 if i else stride,

@@ -19,13 +19,16 @@ def build(args, recipe, classes):
         "weights": args.weights,
         "accept_noncommercial": args.accept_noncommercial,
     }
+    shape = {
+        name: getattr(args, name)
+        for name in ("groups", "width_per_group", "planes")
+    }
     if args.model == "resnext29":
-        options["groups"] = args.groups
-        options["width_per_group"] = args.width_per_group
-    elif args.groups or args.width_per_group:
+        options |= shape
+    elif any(shape.values()):
         raise ValueError(
-            "--groups and --width-per-group belong to resnext29. Received: "
-            f"--model {args.model}. Leave them out."
+            "--groups, --width-per-group and --planes belong to resnext29. "
+            f"Received: --model {args.model}. Leave them out."
         )
     options["stochastic_depth"] = recipe.stochastic_depth
     options["zero_gamma"] = recipe.zero_gamma
