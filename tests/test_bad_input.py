@@ -195,6 +195,20 @@ def test_the_state_of_another_network(tmp_path):
         run.restore([np.zeros(4)])
 
 
+def test_options_that_are_newer_than_the_run(tmp_path):
+    run = resume.Run(tmp_path, {"seed": 0})
+    run.arrays = [np.zeros(3)]
+    run.write()
+    options = {"seed": 0, "planes": None, "repeats": 1, "milestones": []}
+    assert resume.Run(tmp_path, options).arrays is not None
+    with pytest.raises(
+        ValueError, match=r"Received: repeats was 1 and is 3 in"
+    ):
+        resume.Run(tmp_path, options | {"repeats": 3})
+    with pytest.raises(ValueError, match="planes was None and is 16 in"):
+        resume.Run(tmp_path, options | {"planes": 16})
+
+
 ONCE = (*PLAIN, "--sizes", 8, "--epochs", 3, "--recipe", "finetune")
 
 

@@ -1,6 +1,7 @@
 """Keeps a training's place on disk, so that it survives `kill -9`."""
 
 import contextlib
+import dataclasses
 import json
 import signal
 import threading
@@ -10,7 +11,16 @@ import numpy as np
 from keras import ops
 
 from common import files
+from training import recipes
 
+_DEFAULTS = {
+    field.name: (
+        list(field.default)
+        if isinstance(field.default, tuple)
+        else field.default
+    )
+    for field in dataclasses.fields(recipes.Recipe)
+}
 _FIELDS = {
     **dict.fromkeys(("phase", "epoch", "step"), int),
     **dict.fromkeys(("seconds", "waited"), (int, float)),
@@ -52,7 +62,12 @@ class Run:
         if not self.path.exists():
             return
         about, self.arrays = _read(self.path)
+        # An option that is newer than the run had its default then.
         earlier = about.pop("options")
+        earlier |= {
+            name: _DEFAULTS.get(name)
+            for name in options.keys() - earlier.keys()
+        }
         changed = [
             f"{name} was {earlier.get(name)!r} and is {options.get(name)!r}"
             for name in sorted(earlier.keys() | options)
