@@ -391,6 +391,67 @@ def test_reduced_precision(small, whole, tmp_path, format, precision, allowed):
     assert outputs.dtype == "float32"
 
 
+ZEROS = [0, 0, 1, 1, 0, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "relu, sides, value, options, merged",
+    [
+        ("Relu", ZEROS, 0.0, "", True),
+        ("Relu", [0, 0, 0, 0, 0, 0, 1, 1], 0.0, "", True),
+        ("Relu", ZEROS, 0.0, 'auto_pad = "VALID"', True),
+        ("Neg", ZEROS, 0.0, "", False),  # zeros are above what is there
+        ("Relu", ZEROS, 1.0, "", False),
+        ("Relu", ZEROS, 0.0, 'auto_pad = "SAME_UPPER"', False),
+        ("Relu", ZEROS, 0.0, "pads = [1, 0, 0, 0]", False),
+        ("Relu", [0, 1, 1, 1, 0, 0, 1, 1], 0.0, "", False),  # a channel
+        ("Relu", [0, 0, 3, 1, 0, 0, 1, 1], 0.0, "", False),
+        ("Relu", [0, 0, -1, 1, 0, 0, 1, 1], 0.0, "", False),
+    ],
+)
+def test_maxima_pad_themselves_in_onnx(relu, sides, value, options, merged):
+    onnx = pytest.importorskip("onnx", reason="a runtime is missing")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="it is missing")
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["": 18]>
+        graph (float[2, 3, 8, 9] x) => (float[n, c, h, w] y)
+        <int64[8] sides = {{{", ".join(map(str, sides))}}},
+         float value = {{{value}}}> {{
+            a = {relu} (x)
+            b = Pad (a, sides, value)
+            y = MaxPool <kernel_shape = [3, 3], strides = [2, 2]
+                         {", " * bool(options)}{options}> (b)
+        }}""")
+
+    def run():
+        onnx.checker.check_model(model, full_check=True)
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+        return session.run(None, {"x": x})[0]
+
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 9), "float32")
+    expected = run()
+    formats._pad_in_pooling(model.graph)
+    np.testing.assert_array_equal(run(), expected)
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds == [relu, *["Pad"] * (not merged), "MaxPool"]
+    assert len(model.graph.initializer) == (0 if merged else 2)
+
+
+@pytest.mark.slow  # three exports
+def test_no_stem_pads_apart_in_onnx(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="a runtime is missing")
+    pytest.importorskip(PACKAGES["onnx"], reason="a converter is missing")
+    for stem in ("imagenet", "deep", "legacy"):
+        keras.utils.set_random_seed(0)
+        net = keras_resnext.ResNeXt(
+            (1,), 2, 8, stem=stem, planes=16, input_shape=(32, 32, 3)
+        )
+        export(net, tmp_path / stem, "onnx")
+        nodes = onnx.load(tmp_path / stem).graph.node
+        kinds = [node.op_type for node in nodes]
+        assert "Pad" not in kinds and kinds.count("MaxPool") == 1
+
+
 @pytest.mark.slow
 def test_sizes_may_be_open(tmp_path):
     """LiteRT alone gets a fixed size; features are exported, too."""
