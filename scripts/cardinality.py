@@ -1,0 +1,281 @@
+r"""Trains networks of equal size and ever more groups, and draws their errors.
+
+    python scripts/cardinality.py --data cifar10.npz --out runs/cardinality
+    python scripts/cardinality.py --data cifar10.npz --out runs/small \
+        --planes 16 --sizes 16 --epochs 5
+
+That is the paper's claim: with as many parameters, more groups err less. Each
+network is ResNeXt-29 with widths of the paper's table 2, each is trained with
+several seeds, and all options that are not below are scripts/train.py's, the
+same for all of them.
+
+Writes into --out: cardinality.md, .csv and .png, anew after each training, and
+a folder for each, as train.py does. Started again with the same options it
+goes on where it was stopped.
+
+Source: Xie et al., https://arxiv.org/abs/1611.05431, sections 3 and 5.1.
+"""
+
+import argparse
+import csv
+import io
+import json
+import pathlib
+import re
+import signal
+import statistics
+import subprocess
+import sys
+
+from keras_resnext.commands import console  # first: for Ctrl-C
+
+# isort: split
+from benchmarks.growth import WIDTHS
+from common import files, pictures
+
+_TRAIN = pathlib.Path(__file__).with_name("train.py")
+_NETWORKS = [f"{groups}x{WIDTHS[groups]}" for groups in (1, 2, 4, 8, 16, 32)]
+
+
+def network(text):
+    """Returns cardinality and width; for `add_argument(type=…)`."""
+    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})d?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(
+            "must be the number of groups and their width, as 32x4. Received: "
+            f"{text[:40]!r}."
+        )
+    return int(match[1]), int(match[2])
+
+
+def parse_arguments():
+    """Returns this command's options, and those of train.py as they are."""
+    parser = console.Parser(description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--out", required=True, type=pathlib.Path, help="folder to write to")
+    add(
+        "--seeds",
+        type=console.POSITIVE,
+        default=3,
+        help="trainings of each network",
+    )
+    add(
+        "--networks",
+        nargs="+",
+        type=network,
+        default=[network(text) for text in _NETWORKS],
+        metavar="GROUPSxWIDTH",
+        help=f"what to train (default: {' '.join(_NETWORKS)})",
+    )
+    args, options = parser.parse_known_args()
+    fixed = {"--seed", "--groups", "--width-per-group", "--model", "--weights"}
+    for option in options:
+        if option.partition("=")[0] in fixed:
+            parser.error(
+                "seeds and networks are --seeds and --networks here, and "
+                f"start from random numbers. Received: {option[:40]}. Leave "
+                "it out."
+            )
+    return args, options
+
+
+def check_options(path, options):
+    """Checks that all trainings of a folder have the same options.
+
+    Raises:
+        ValueError: If earlier ones, which are in a file, had others.
+    """
+    if path.exists():
+        earlier = json.loads(path.read_text())
+        if earlier != options:
+            raise ValueError(
+                "All networks are trained with the same options. Received: "
+                f"{' '.join(options)} in {path.parent}, where they were "
+                f"{' '.join(earlier)}. Pass these, or another --out."
+            )
+
+
+def train(folder, groups, width, seed, options):
+    """Trains one network, unless that has been done; returns its result.
+
+    Raises:
+        SystemExit: With the status of train.py, which has said why.
+    """
+    path = folder / f"{groups}x{width}d_{seed}" / "result.json"
+    if not path.exists():
+        words = ["--groups", groups, "--width-per-group", width]
+        words += ["--seed", seed, "--out", path.parent, *options]
+        if status := run([sys.executable, str(_TRAIN), *map(str, words)]):
+            sys.exit(status)
+    return json.loads(path.read_text())
+
+
+def run(words):
+    """Runs a command to its end, also if this one is stopped meanwhile.
+
+    Returns:
+        Its exit status, as a shell says it.
+    """
+    # What it prints is in its files as well.
+    child = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    # A terminal sends Ctrl-C to both, and train.py then writes its state.
+    handlers = {
+        signal.SIGINT: lambda *_: None,
+        signal.SIGTERM: lambda *_: child.terminate(),
+    }
+    usual = {number: signal.signal(number, h) for number, h in handlers.items()}
+    try:
+        status = child.wait()
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+    return status if status >= 0 else 128 - status
+
+
+def summarise(results):
+    """Returns a row for each network.
+
+    Args:
+        results: Dictionary from `(groups, width)` to what train.py has written
+            for each seed, in order.
+
+    Returns:
+        List of dictionaries: `cardinality`, `width`, `parameters`, `errors`
+        (%, of each seed), their `mean` and `deviation` (of the sample, `None`
+        for one seed), and the `minutes` of all.
+    """
+    rows = []
+    for (groups, width), found in results.items():
+        errors = [round(100 * (1 - r["test_accuracy"]), 2) for r in found]
+        rows.append(
+            {
+                "cardinality": groups,
+                "width": width,
+                "parameters": found[0]["parameters"],
+                "errors": errors,
+                "mean": statistics.mean(errors),
+                "deviation": (
+                    statistics.stdev(errors) if len(errors) > 1 else None
+                ),
+                "minutes": sum(r["minutes"] for r in found),
+            }
+        )
+    return rows
+
+
+def table(rows):
+    """Returns the rows as a table in Markdown, and what they say."""
+    lines = [
+        "| cardinality x width | parameters | test error, % | mean | "
+        "standard deviation | minutes |",
+        "|---|---:|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        spread = "" if row["deviation"] is None else f"{row['deviation']:.2f}"
+        lines.append(
+            f"| {row['cardinality']} x {row['width']}d "
+            f"| {row['parameters']:,} "
+            f"| {', '.join(f'{error:.2f}' for error in row['errors'])} "
+            f"| {row['mean']:.2f} | {spread} | {row['minutes']:.1f} |"
+        )
+    return "\n".join(lines) + "\n\n" + conclude(rows)
+
+
+def conclude(rows):
+    """Returns a sentence that compares the first network with the last."""
+    first, last = rows[0], rows[-1]
+    if len(rows) == 1:
+        return "There is one network so far.\n"
+    names = [f"{row['cardinality']} x {row['width']}d" for row in (last, first)]
+    gain = first["mean"] - last["mean"]
+    which = "less" if gain > 0 else "more"
+    text = (
+        f"{names[0]} has {abs(gain):.2f} points {which} error than {names[1]}"
+    )
+    if None in (first["deviation"], last["deviation"]):
+        return f"{text}, by one seed.\n"
+    # Of the difference of two means.
+    error = sum(r["deviation"] ** 2 / len(r["errors"]) for r in (first, last))
+    return (
+        f"{text}; the standard error of that difference is {error**0.5:.2f}.\n"
+    )
+
+
+def draw(path, rows):
+    """Draws error against cardinality: each training, mean and deviation."""
+    figure, axis = pictures.pyplot().subplots(
+        figsize=(7, 4), layout="constrained"
+    )
+    places = range(len(rows))
+    for place, row in zip(places, rows, strict=True):
+        errors = row["errors"]
+        axis.plot([place] * len(errors), errors, "o", color="C0", alpha=0.4)
+    axis.errorbar(
+        places,
+        [row["mean"] for row in rows],
+        [row["deviation"] or 0 for row in rows],
+        color="C0",
+        capsize=4,
+        label="mean and standard deviation",
+    )
+    axis.set_xticks(
+        places,
+        [
+            f"{row['cardinality']} x {row['width']}d\n"
+            f"{row['parameters'] / 1e6:.2f} M"
+            for row in rows
+        ],
+    )
+    axis.set(
+        xlabel="cardinality x width, parameters",
+        ylabel="test error, %",
+        title="ResNeXt-29 of equal size",
+    )
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend()
+    pictures.save(figure, path)
+
+
+def write(folder, rows):
+    """Writes the table as Markdown and CSV, and the picture."""
+    files.write(folder / "cardinality.md", table(rows))
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["cardinality", "width", "parameters", "seed", "error"])
+    for row in rows:
+        facts = [row[name] for name in ("cardinality", "width", "parameters")]
+        lines.writerows(
+            [*facts, seed, error] for seed, error in enumerate(row["errors"])
+        )
+    files.write(folder / "cardinality.csv", text.getvalue())
+    draw(folder / "cardinality.png", rows)
+
+
+@console.plain_errors()
+def main():
+    """Trains what has not been trained, and writes what came out."""
+    args, options = parse_arguments()
+    console.require_packages("train", "matplotlib")
+    files.require_writable(args.out)
+    results, count = {}, args.seeds * len(args.networks)
+    path = args.out / "options.json"
+    check_options(path, options)
+    with files.writing(args.out):
+        # Seed by seed: stopped early, there is a whole curve.
+        for seed in range(args.seeds):
+            for groups, width in args.networks:
+                number = 1 + sum(map(len, results.values()))
+                print(
+                    f"{number} of {count}: {groups} x {width}d, seed {seed}",
+                    flush=True,
+                )
+                result = train(args.out, groups, width, seed, options)
+                results.setdefault((groups, width), []).append(result)
+                files.write(path, json.dumps(options))  # they were good
+                write(args.out, summarise(results))
+    print(table(summarise(results)))
+    print(f"Picture: {args.out / 'cardinality.png'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Networks of equal size: what is trained, and what is said of it."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("matplotlib", reason="pip install '.[train]'")
+pytest.importorskip("tensorboard", reason="pip install '.[train]'")
+
+import cardinality
+
+SMALL = ("--networks", "1x64", "4x24")
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A folder in which four trainings have come to their end."""
+    for name, parameters, errors in (
+        ("1x64d", 5000, (0.1, 0.12)),
+        ("4x24d", 4900, (0.08, 0.09)),
+    ):
+        for seed, error in enumerate(errors):
+            folder = tmp_path / "out" / f"{name}_{seed}"
+            folder.mkdir(parents=True)
+            result = {
+                "test_accuracy": 1 - error,
+                "parameters": parameters,
+                "minutes": 1.25,
+            }
+            (folder / "result.json").write_text(json.dumps(result))
+    return tmp_path / "out"
+
+
+def test_what_is_finished_is_summarised(trained, run_here):
+    words = ("--out", trained, "--seeds", 2, *SMALL, "--epochs", 3)
+    ended = run_here(cardinality.main, *words)
+    assert ended.returncode == 0, ended.stderr
+    text = (trained / "cardinality.md").read_text()
+    assert text in ended.stdout
+    # By hand: means 11 and 8.5, deviations 2^0.5 and 0.5^0.5.
+    assert "| 1 x 64d | 5,000 | 10.00, 12.00 | 11.00 | 1.41 | 2.5 |" in text
+    assert "| 4 x 24d | 4,900 | 8.00, 9.00 | 8.50 | 0.71 | 2.5 |" in text
+    assert (
+        "4 x 24d has 2.50 points less error than 1 x 64d; the standard error "
+        "of that difference is 1.12." in text
+    )
+    with open(trained / "cardinality.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["cardinality"], r["seed"], r["error"]) for r in rows] == [
+        *(("1", "0", "10.0"), ("1", "1", "12.0")),
+        *(("4", "0", "8.0"), ("4", "1", "9.0")),
+    ]
+    with Image.open(trained / "cardinality.png") as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 20
+    assert not list(trained.glob("*.part*"))
+
+    ended = run_here(cardinality.main, *words[:-1], 4)
+    assert ended.returncode == 1
+    assert "they were --epochs 3. Pass these, or another --out" in ended.stderr
+
+
+def test_one_seed_has_no_deviation(trained, run_here):
+    words = ("--out", trained, "--seeds", 1, "--networks", "4x24", "1x64")
+    ended = run_here(cardinality.main, *words)
+    assert ended.returncode == 0, ended.stderr
+    assert "| 8.00 | 8.00 |  | 1.2 |" in ended.stdout
+    assert "1 x 64d has 2.00 points more error than 4 x 24d, by one" in (
+        ended.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (("--networks", "4"), "number of groups and their width, as 32x4"),
+        (("--networks", "0x4"), "number of groups and their width, as 32x4"),
+        (("--seeds", "0"), "must be an integer from 1"),
+        (("--seed=3",), "Received: --seed=3. Leave it out."),
+        (("--groups", "3"), "Received: --groups. Leave it out."),
+        (("--weights", "cifar10"), "Received: --weights. Leave it out."),
+    ],
+)
+def test_wrong_options(words, sentence, tmp_path, run_here):
+    ended = run_here(cardinality.main, "--out", tmp_path / "out", *words)
+    assert ended.returncode == 2
+    assert sentence in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow  # processes
+def test_trains_and_goes_on(tmp_path):
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 256, (40, 8, 8, 3), dtype="uint8")
+    labels = np.arange(40) % 2
+    names = ("x_train", "y_train", "x_test", "y_test")
+    data = tmp_path / "data.npz"
+    np.savez(data, **dict(zip(names, 2 * (pictures, labels), strict=True)))
+    out = tmp_path / "out"
+    words = [sys.executable, cardinality.__file__, "--out", out, "--seeds", 1]
+    words += [*SMALL, "--planes", 4, "--sizes", 8, "--batch-size", 20]
+    words += ["--epochs", 1, "--data"]
+
+    def run(*more):
+        return subprocess.run(
+            list(map(str, words + list(more))), capture_output=True, text=True
+        )
+
+    ended = run(tmp_path / "none.npz")
+    assert ended.returncode == 1
+    assert "none.npz" in ended.stderr and "Traceback" not in ended.stderr
+
+    ended = run(data)
+    assert ended.returncode == 0, ended.stderr
+    assert "2 of 2: 4 x 24d, seed 0" in ended.stdout
+    results = [out / f"{name}d_0" / "result.json" for name in SMALL[1:]]
+    for path, groups in zip(results, (1, 4), strict=True):
+        options = json.loads(path.read_text())["options"]
+        assert (options["groups"], options["planes"]) == (groups, 4)
+        assert (options["epochs"], options["seed"]) == (1, 0)
+    kept = results[0].stat()
+    results[1].unlink()  # as if stopped in the second one
+    ended = run(data)
+    assert ended.returncode == 0, ended.stderr
+    assert results[1].exists()
+    assert results[0].stat() == kept
+
+
+def test_what_stops_it_stops_its_training():
+    """A signal is passed on, and the status says which."""
+    script = "import os, signal, time\n"
+    script += "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
+    assert cardinality.run([sys.executable, "-c", script]) == 128 + 15
+    # A terminal sends it to both: here the child ends by itself.
+    script = "import os, signal, sys\n"
+    script += "os.kill(os.getppid(), signal.SIGINT)\nsys.exit(130)"
+    assert cardinality.run([sys.executable, "-c", script]) == 130
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
