@@ -13,6 +13,7 @@ r"""Measures this package beside others, on the machine at hand.
     python scripts/benchmark.py layer
     python scripts/benchmark.py step
     TF_ENABLE_ONEDNN_OPTS=0 python scripts/benchmark.py step
+    python scripts/benchmark.py pieces
 
 `compare` times ResNeXt-50's inference and training, ours and others': PyTorch,
 ONNX Runtime, OpenVINO, and Keras's own layers. Each is a process of its own,
@@ -32,11 +33,13 @@ TensorFlow need not be installed.
 of 56x56; `step` a whole training step of ResNeXt-50 on 8 images of 224x224,
 through `compile` with its defaults and `train_on_batch`. Both sides run in
 turns in one process. Takes one and ten minutes on two cores: Keras's side is
-that slow.
+that slow. `pieces` times ResNeXt-50 beside itself with Keras's sums, and
+without its grouped convolutions, which says what these take at most.
 """
 
 import concurrent.futures
 import dataclasses
+import functools
 import os
 import pathlib
 import platform
@@ -89,7 +92,7 @@ def in_turns(name, stock, ours, repeats):
     print(f"| {name} | {a:,.1f} | {b:,.1f} | {a / b:,.1f} |", flush=True)
 
 
-def print_head():
+def print_head(theirs="Conv2D, ms", ours="GroupedConv2D, ms"):
     """Prints the versions and the head of the table of `in_turns`."""
     import keras
     import tensorflow as tf
@@ -100,7 +103,7 @@ def print_head():
         f"{os.cpu_count()} CPUs, "
         f"TF_ENABLE_ONEDNN_OPTS={os.environ.get('TF_ENABLE_ONEDNN_OPTS')}\n"
     )
-    print("| | Conv2D, ms | GroupedConv2D, ms | ratio |")
+    print(f"| | {theirs} | {ours} | ratio |")
     print("|---|---|---|---|")
 
 
@@ -163,6 +166,43 @@ def step(_):
         lambda: ours.train_on_batch(x, y),
         repeats=3,
     )
+
+
+def pieces(_):
+    """Times ResNeXt-50 with one of its pieces as Keras has it, or left out."""
+    import keras
+
+    import keras_resnext
+
+    print_head("exchanged, ms", "as it is, ms")
+    random = np.random.default_rng(0)
+    images = random.standard_normal((8, 224, 224, 3), dtype="float32")
+    labels = random.integers(0, 1000, 8)
+    ours = keras_resnext.ResNeXt50(weights=None, input_shape=(None, None, 3))
+    sums = {keras_resnext.layers.Add: keras.layers.Add}
+    others = {
+        "Keras's sums": keras_engine.exchanged(ours, sums),
+        "without grouped convolutions": keras_engine.without_groups(ours),
+    }
+    for model in (ours, *others.values()):
+        model.compile("sgd", "sparse_categorical_crossentropy")
+
+    for name, other in others.items():
+        for count, repeats in ((1, 25), (8, 7)):
+            x = images[:count]
+            in_turns(
+                f"{name}: {count} x 224 pixels",
+                functools.partial(other.predict_on_batch, x),
+                functools.partial(ours.predict_on_batch, x),
+                repeats,
+            )
+        x = images[:, :96, :96]
+        in_turns(
+            f"{name}: training step, 8 x 96 pixels",
+            functools.partial(other.train_on_batch, x, labels),
+            functools.partial(ours.train_on_batch, x, labels),
+            repeats=9,
+        )
 
 
 def prepare(task, chosen, backend="tensorflow"):
@@ -321,8 +361,8 @@ def parse_arguments():
         default=0.5,
         help="of a turn, or one call",
     )
-    add(layer)
-    add(step)
+    for verb in (layer, step, pieces):
+        add(verb)
     cpu = contenders.INFERENCE + contenders.TRAINING
     either = contenders.gpu(False) + contenders.gpu(True)
     # What `fit` does once in a call is most of a few steps' time on a GPU.

@@ -27,6 +27,8 @@ import statistics
 import subprocess
 import sys
 
+__keras_later__ = True  # only in the trainings
+
 from keras_resnext.commands import console  # first: for Ctrl-C
 
 # isort: split
@@ -63,11 +65,11 @@ def parse_arguments():
         "--networks",
         nargs="+",
         type=network,
-        default=[network(text) for text in _NETWORKS],
         metavar="GROUPSxWIDTH",
         help=f"what to train (default: {' '.join(_NETWORKS)})",
     )
     args, options = parser.parse_known_args()
+    args.networks = args.networks or [network(text) for text in _NETWORKS]
     fixed = {"--seed", "--groups", "--width-per-group", "--model", "--weights"}
     for option in options:
         if option.partition("=")[0] in fixed:

@@ -25,6 +25,7 @@ from benchmarks import (
     tasks,
     worker,
 )
+from benchmarks.engines import keras as keras_engine
 
 BENCHMARK = pathlib.Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
@@ -246,6 +247,25 @@ def test_gpu_needs_no_tensorflow(tmp_path, on_jax):
     asked = keras_resnext.ResNeXt29(weights=None, groups=2, width_per_group=8)
     learnt = sum(w.numpy().size for w in asked.trainable_weights)
     assert stored["parameters"] == learnt
+
+
+def test_pieces_are_exchanged():
+    model = keras_resnext.ResNeXt((1, 2), 2, 4, planes=16, stem="cifar")
+    x = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    expected = model.predict_on_batch(x)
+    sums = keras_engine.exchanged(
+        model, {keras_resnext.layers.Add: keras.layers.Add}
+    )
+    kinds = [type(layer) for layer in sums.layers]
+    assert kinds.count(keras.layers.Add) == 3
+    assert keras_resnext.layers.Add not in kinds
+    np.testing.assert_allclose(sums.predict_on_batch(x), expected, 1e-4, 1e-7)
+    less = keras_engine.without_groups(model)
+    shapes = [tuple(layer.output.shape) for layer in model.layers]
+    assert [tuple(layer.output.shape) for layer in less.layers] == shapes
+    less.compile("sgd", "sparse_categorical_crossentropy")
+    assert np.isfinite(less.train_on_batch(x, np.arange(2)))
+    assert not np.allclose(less.predict_on_batch(x), expected, 1e-4, 1e-7)
 
 
 def test_unknown_network_is_one_sentence(tmp_path, run_here):

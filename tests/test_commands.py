@@ -286,6 +286,7 @@ def test_predict_in_a_process_of_its_own(own, tmp_path):
         ("scripts/explain.py", "keras"),
         ("scripts/quickstart.py", "keras"),
         ("scripts/benchmark.py", "numpy"),
+        ("scripts/cardinality.py", "numpy"),
         ("scripts/serving_client.py", "requests"),
         ("-m keras_resnext predict .", "keras"),
     ],

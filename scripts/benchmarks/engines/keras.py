@@ -45,14 +45,48 @@ def with_stock_layers(model):
         layers.GroupedConv2D: keras.layers.Conv2D,
         layers.MaxPooling2D: keras.layers.MaxPooling2D,
     }
+    return exchanged(model, kinds)
 
-    def stock(layer):
+
+def exchanged(model, kinds):
+    """Returns the same network, with its weights, of other layers.
+
+    Args:
+        model: A functional `keras.Model`.
+        kinds: Dictionary from a class of layers to the one in its place, of
+            the same configuration.
+    """
+    import keras
+
+    def exchange(layer):
         kind = kinds.get(type(layer), type(layer))
         return kind.from_config(layer.get_config())
 
-    clone = keras.models.clone_model(model, clone_function=stock)
+    clone = keras.models.clone_model(model, clone_function=exchange)
     clone.set_weights(model.get_weights())
     return clone
+
+
+def without_groups(model):
+    """Returns a network whose grouped convolutions only stride.
+
+    That is how long all the rest takes.
+    """
+    import keras
+
+    from keras_resnext import layers
+
+    @keras.saving.register_keras_serializable("benchmarks")
+    class Strides(layers.GroupedConv2D):
+        def convolution_op(self, inputs, kernel):
+            if self.groups == 1:
+                return super().convolution_op(inputs, kernel)
+            edge = self.kernel_size[0] // 2 if self.padding == "valid" else 0
+            first, step = edge or None, self.strides[0]
+            part = slice(first, -first if first else None, step)
+            return inputs[:, part, part] * keras.ops.sum(kernel)
+
+    return exchanged(model, {layers.GroupedConv2D: Strides})
 
 
 def predict(task, policy="float32", stock=False, at_once=False):
