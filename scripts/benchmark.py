@@ -34,7 +34,8 @@ of 56x56; `step` a whole training step of ResNeXt-50 on 8 images of 224x224,
 through `compile` with its defaults and `train_on_batch`. Both sides run in
 turns in one process. Takes one and ten minutes on two cores: Keras's side is
 that slow. `pieces` times ResNeXt-50 beside itself with Keras's sums, and
-without its grouped convolutions, which says what these take at most.
+without its grouped convolutions, which says what these take at most; and a
+single picture without them by XLA, beside the whole network without XLA.
 """
 
 import concurrent.futures
@@ -171,8 +172,10 @@ def step(_):
 def pieces(_):
     """Times ResNeXt-50 with one of its pieces as Keras has it, or left out."""
     import keras
+    import tensorflow as tf
 
     import keras_resnext
+    from keras_resnext.export.folding import fold, frozen
 
     print_head("exchanged, ms", "as it is, ms")
     random = np.random.default_rng(0)
@@ -184,6 +187,19 @@ def pieces(_):
         "Keras's sums": keras_engine.exchanged(ours, sums),
         "without grouped convolutions": keras_engine.without_groups(ours),
     }
+    # What XLA could give a single picture, were the groups' time nothing:
+    # first, as graphs that come before slow down what is short.
+    whole, rest = (
+        frozen(fold(model))
+        for model in (ours, others["without grouped convolutions"])
+    )
+    x = tf.constant(images[:1])
+    in_turns(
+        "without grouped convolutions, by XLA; folded: 1 x 224 pixels",
+        functools.partial(tf.function(rest, jit_compile=True), x),
+        functools.partial(whole, x),
+        repeats=25,
+    )
     for model in (ours, *others.values()):
         model.compile("sgd", "sparse_categorical_crossentropy")
 

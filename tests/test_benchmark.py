@@ -219,6 +219,7 @@ def test_others_compute_what_pytorch_does(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_gpu_needs_no_tensorflow(tmp_path, on_jax):
+    """PyTorch's side in a process: `test_compare_measures_in_processes`."""
     pytest.importorskip("torch", reason="pip install -e '.[parity]'")
     pytest.importorskip("jax")
     for name in ("tensorflow", "tf2onnx"):
@@ -231,18 +232,16 @@ def test_gpu_needs_no_tensorflow(tmp_path, on_jax):
         *("gpu", "--network", "resnext29", "--groups", 2, "--side", 16),
         *("--width-per-group", 8, "--batches", 2, "--train-batch", 2),
         *("--steps", 2, "--rounds", 1, "--seconds", 0.01, "--out", tmp_path),
-        *("--only", "jax_float32", "pytorch_float32"),
+        *("--only", "jax_float32"),
         **on_jax | {"PYTHONPATH": os.pathsep.join(filter(None, first))},
     )
     assert answer.returncode == 0, answer.stderr
     stored = json.loads((tmp_path / "gpu.json").read_text())
     for section in stored["sections"].values():
-        assert [row["key"] for row in section] == [
-            "jax_float32",
-            "pytorch_float32",
-        ]
-        assert [row["difference"] < 2e-2 for row in section] == [True] * 2
-        assert [row["images_per_second"] > 0 for row in section] == [True] * 2
+        (row,) = section
+        assert row["key"] == "jax_float32"
+        assert row["difference"] < 2e-2
+        assert row["images_per_second"] > 0
     assert len(stored["sections"]) == 2
     asked = keras_resnext.ResNeXt29(weights=None, groups=2, width_per_group=8)
     learnt = sum(w.numpy().size for w in asked.trainable_weights)

@@ -103,32 +103,32 @@ def test_trains_and_goes_on(tmp_path):
     np.savez(data, **dict(zip(names, 2 * (pictures, labels), strict=True)))
     out = tmp_path / "out"
     words = [sys.executable, cardinality.__file__, "--out", out, "--seeds", 1]
-    words += [*SMALL, "--planes", 4, "--sizes", 8, "--batch-size", 20]
-    words += ["--epochs", 1, "--data"]
+    words += ["--planes", 4, "--sizes", 8, "--batch-size", 20, "--epochs", 1]
 
-    def run(*more):
+    def run(data, *networks):
+        line = [*words, "--data", data, "--networks", *networks]
         return subprocess.run(
-            list(map(str, words + list(more))), capture_output=True, text=True
+            list(map(str, line)), capture_output=True, text=True
         )
 
-    ended = run(tmp_path / "none.npz")
+    ended = run(tmp_path / "none.npz", "4x24")
     assert ended.returncode == 1
     assert "none.npz" in ended.stderr and "Traceback" not in ended.stderr
 
-    ended = run(data)
+    # As if stopped in the second network.
+    ended = run(data, "4x24")
+    assert ended.returncode == 0, ended.stderr
+    results = [out / f"{name}d_0" / "result.json" for name in SMALL[1:]]
+    assert not results[0].exists()
+    kept = results[1].stat()
+    ended = run(data, *SMALL[1:])
     assert ended.returncode == 0, ended.stderr
     assert "2 of 2: 4 x 24d, seed 0" in ended.stdout
-    results = [out / f"{name}d_0" / "result.json" for name in SMALL[1:]]
+    assert results[1].stat() == kept
     for path, groups in zip(results, (1, 4), strict=True):
         options = json.loads(path.read_text())["options"]
         assert (options["groups"], options["planes"]) == (groups, 4)
         assert (options["epochs"], options["seed"]) == (1, 0)
-    kept = results[0].stat()
-    results[1].unlink()  # as if stopped in the second one
-    ended = run(data)
-    assert ended.returncode == 0, ended.stderr
-    assert results[1].exists()
-    assert results[0].stat() == kept
 
 
 def test_what_stops_it_stops_its_training():
