@@ -36,11 +36,14 @@ def training(archive, shipped, on_jax):  # noqa: F811
 
     def train(out, before="", devices=1):
         flags = f"--xla_force_host_platform_device_count={devices}"
+        # A thread waits where devices exchange something. With as many threads
+        # as devices, each may wait for another exchange, and none goes on.
+        environment = on_jax | {"XLA_FLAGS": flags, "PJRT_NPROC": "16"}
         result = run(
             *(*options, "--out", out),
             *("--strategy", "none" if devices == 1 else "mirrored"),
             before=BARE + SHALLOW + before,
-            **on_jax | {"XLA_FLAGS": flags},
+            **environment,
         )
         assert result.returncode == 0, result.stderr
 
