@@ -77,6 +77,52 @@ def test_operations_that_a_converter_lacks(tmp_path, format):
     assert export(model, tmp_path / "b").agreement == 1
 
 
+class Shifted(layers.Layer):
+    """Holds tensors that are no weights, a large one and a small one."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        random = np.random.default_rng(0)
+        shift = random.normal(size=(12, 12, 8)).astype("float32")
+        self.shift = ops.convert_to_tensor(shift)
+        self.order = ops.convert_to_tensor([7, 6, 5, 4, 3, 2, 1, 0])
+
+    def call(self, x):
+        return ops.take(x + self.shift, self.order, axis=-1)
+
+
+def test_what_tf2onnx_itself_cannot(tmp_path):
+    """Unknown operations, constants taken for inputs, sizes rounded down."""
+    pytest.importorskip("tf2onnx", reason="pip install '.[export]'")
+    x = keras.Input((12, 12, 3))
+    centred = layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[1, 2, 4])(x)
+    y = layers.Conv2D(8, 1)(centred)
+    ways = {
+        "gelu": layers.Activation("gelu"),
+        "celu": layers.Activation("celu"),
+        "gate": layers.Activation("hard_sigmoid"),  # a scalar is added
+        "scaled": layers.Rescaling([1.0, 2.0] * 4, offset=0.5),
+        "shifted": Shifted(),
+        "smooth": layers.Resizing(7, 9),
+        "twice": keras.Sequential(
+            [layers.Resizing(7, 9), layers.Resizing(5, 11)]
+        ),
+        "nearest": layers.Resizing(14, 7, interpolation="nearest"),
+        "larger": layers.UpSampling2D(2, interpolation="bilinear"),
+    }
+    model = keras.Model(x, {name: way(y) for name, way in ways.items()})
+    report = export(model, tmp_path / "a.onnx", "onnx")
+    assert report.max_difference < 1e-5
+    images = np.random.default_rng(1).normal(size=(2, 12, 12, 3))
+    images = images.astype("float32")
+    found = loaded(report, "onnx")(images)
+    expected = model.predict_on_batch(images)
+    assert set(found) == set(ways)
+    for name, values in expected.items():
+        assert found[name].shape == values.shape, name
+        assert difference(found[name], values) < 1e-5, name
+
+
 def test_a_single_named_output_and_a_list(tmp_path):
     import tensorflow as tf
 

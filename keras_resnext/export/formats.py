@@ -1,6 +1,7 @@
 """Writes each format, and runs it in its own runtime."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import logging
@@ -161,12 +162,9 @@ def _load_saved_model(path):
 
 def _write_onnx(job, path):
     import onnx
-    import tf2onnx.convert
 
-    # Else each of its optimizers copies the graph: 80 times the model's size.
-    os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "false")
-    run = frozen(job.model)
-    proto, _ = tf2onnx.convert.from_function(run, run.input_signature, opset=18)
+    proto = _to_onnx(_closed(frozen(job.model)))
+    _resize_to_sizes(proto)
     _pad_in_pooling(proto.graph)
     onnx.checker.check_model(proto, full_check=True)
     if job.precision == "float16":
@@ -179,6 +177,113 @@ def _write_onnx(job, path):
     facts = {k: json.dumps(v) for k, v in job.facts().items()}
     onnx.helper.set_model_props(proto, facts)
     onnx.save(proto, path)
+
+
+def _to_onnx(run):
+    """Returns a `tf.function` as an ONNX model."""
+    import tf2onnx.convert
+
+    # Set, whatever to: else each of its optimizers copies the graph, 80 times
+    # the model's size, to go on without the optimizer if that fails.
+    variable = "TF2ONNX_CATCH_ERRORS"
+    usual = os.environ.setdefault(variable, "false")
+    convert = functools.partial(
+        tf2onnx.convert.from_function,
+        run,
+        run.input_signature,
+        opset=18,
+        # What Keras's gelu and celu compute, and it does not know.
+        custom_op_handlers={
+            "Erfc": (_from_others, ["Erf", "Sub", (1, 0)]),
+            "Expm1": (_from_others, ["Exp", "Sub", (0, 1)]),
+        },
+    )
+    try:
+        return convert()[0]
+    except Exception:  # an optimizer's, as of a scalar behind a convolution
+        del os.environ[variable]
+        return convert()[0]
+    finally:
+        os.environ[variable] = usual
+
+
+def _from_others(ctx, node, name, args):
+    """Puts one operation and the difference from 1 in an operation's place."""
+    from tf2onnx.utils import map_onnx_to_numpy_type
+
+    combine, order = args
+    dtype = ctx.get_dtype(node.output[0])
+    number = np.ones((), map_onnx_to_numpy_type(dtype))
+    one = ctx.make_const(f"{name}_one", number)
+    first = ctx.make_node(
+        node.type, node.input, name=f"{name}_first", skip_conversion=True
+    )
+    terms = (first.output[0], one.output[0])
+    shape = ctx.get_shape(node.output[0])
+    ctx.remove_node(node.name)
+    ctx.make_node(
+        combine,
+        [terms[i] for i in order],
+        name=name,
+        outputs=node.output,
+        shapes=[shape],
+        dtypes=[dtype],
+    )
+
+
+def _resize_to_sizes(proto):
+    """Has maps resized to sizes; by scales, ONNX rounds the sizes down.
+
+    In float32, 12 x 7/12 is less than 7.
+    """
+    import onnx
+
+    values = {
+        v.name: onnx.numpy_helper.to_array(v) for v in proto.graph.initializer
+    }
+    for node in proto.graph.node:
+        scales = values.get(node.input[2]) if len(node.input) == 3 else None
+        if node.op_type != "Resize" or scales is None:
+            continue
+        # Anew each time: it follows from how the maps before were resized.
+        graph = onnx.shape_inference.infer_shapes(proto).graph
+        sides = {
+            value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
+            for value in (*graph.value_info, *graph.input)
+        }.get(node.input[0], [])[2:]
+        if len(sides) != 2 or not all(sides) or not all(scales[:2] == 1):
+            continue
+        sizes = np.rint(scales[2:] * sides).astype("int64")
+        name = f"{node.name}_sizes"
+        proto.graph.initializer.append(
+            onnx.numpy_helper.from_array(sizes, name)
+        )
+        node.input[2:] = ["", name]
+        node.attribute.append(onnx.helper.make_attribute("axes", [2, 3]))
+
+
+def _closed(run):
+    """Returns a `tf.function` that has what it captures as constants.
+
+    tf2onnx takes tensors that layers hold, as means to subtract, for inputs.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework import convert_to_constants
+
+    concrete = run.get_concrete_function()
+    if all(x.dtype == tf.resource for x in concrete.captured_inputs):
+        return run
+    constant = convert_to_constants.convert_variables_to_constants_v2(
+        concrete, lower_control_flow=False
+    )
+    names = sorted(concrete.structured_outputs)  # as tf.nest has them
+
+    @tf.function(input_signature=run.input_signature)
+    def closed(*images):
+        outputs = tf.nest.flatten(constant(*images))
+        return dict(zip(names, outputs, strict=True))
+
+    return closed
 
 
 def _pad_in_pooling(graph):
