@@ -123,6 +123,22 @@ def test_what_tf2onnx_itself_cannot(tmp_path):
         assert difference(found[name], values) < 1e-5, name
 
 
+def test_scalars_behind_convolutions(tmp_path):
+    """tf2onnx then no longer leaves each convolution between transposes."""
+    pytest.importorskip("tf2onnx", reason="pip install '.[export]'")
+    import onnx
+
+    x = y = keras.Input((8, 8, 3))
+    for _ in range(3):
+        y = layers.Activation("hard_sigmoid")(layers.Conv2D(4, 1)(y))
+        y = 2.0 + layers.Conv2D(4, 1, use_bias=False)(y)
+    y = layers.GlobalAveragePooling2D()(y)
+    report = export(keras.Model(x, y), tmp_path / "a.onnx", "onnx")
+    nodes = [node.op_type for node in onnx.load(report.path).graph.node]
+    assert nodes.count("Conv") == 6
+    assert nodes.count("Transpose") <= 2  # at both ends
+
+
 def test_a_single_named_output_and_a_list(tmp_path):
     import tensorflow as tf
 

@@ -197,10 +197,11 @@ def _to_onnx(run):
             "Erfc": (_from_others, ["Erf", "Sub", (1, 0)]),
             "Expm1": (_from_others, ["Exp", "Sub", (0, 1)]),
         },
+        custom_rewriter=[_scalars_to_vectors],
     )
     try:
         return convert()[0]
-    except Exception:  # an optimizer's, as of a scalar behind a convolution
+    except Exception:  # an optimizer's
         del os.environ[variable]
         return convert()[0]
     finally:
@@ -229,6 +230,28 @@ def _from_others(ctx, node, name, args):
         shapes=[shape],
         dtypes=[dtype],
     )
+
+
+def _scalars_to_vectors(graph, _):
+    """Gives scalars that are added an axis.
+
+    tf2onnx's optimizer of layouts fails at a scalar behind a convolution.
+    """
+    for node in graph.get_nodes():
+        if node.type not in ("Add", "AddV2") or not graph.get_shape(
+            node.output[0]
+        ):
+            continue
+        for i, term in enumerate(node.inputs):
+            if term.is_const():
+                value = term.get_tensor_value(as_list=False)
+                if value.ndim == 0:
+                    name = f"{node.name}_vector_{i}"
+                    vector = graph.make_const(name, value.reshape(1))
+                    graph.replace_input(
+                        node, node.input[i], vector.output[0], i
+                    )
+    return graph.get_nodes()
 
 
 def _resize_to_sizes(proto):
