@@ -123,6 +123,24 @@ def test_what_tf2onnx_itself_cannot(tmp_path):
         assert difference(found[name], values) < 1e-5, name
 
 
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+def test_sizes_in_fewer_bits(tmp_path, precision):
+    pytest.importorskip("tf2onnx", reason="pip install '.[export]'")
+    x = keras.Input((12, 12, 3))
+    y = layers.Resizing(7, 9)(layers.Conv2D(8, 3, padding="same")(x))
+    y = layers.GlobalMaxPooling2D()(layers.Conv2D(8, 7)(y))
+    images = np.random.default_rng(1).normal(size=(2, 12, 12, 3))
+    report = export(
+        keras.Model(x, y),
+        tmp_path / "a.onnx",
+        "onnx",
+        precision,
+        **({"calibration": images} if precision == "int8" else {}),
+        tolerance=0.5,
+    )
+    assert loaded(report, "onnx")(images.astype("float32")).shape == (2, 8)
+
+
 def test_scalars_behind_convolutions(tmp_path):
     """tf2onnx then no longer leaves each convolution between transposes."""
     pytest.importorskip("tf2onnx", reason="pip install '.[export]'")

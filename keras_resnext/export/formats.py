@@ -255,34 +255,47 @@ def _scalars_to_vectors(graph, _):
 
 
 def _resize_to_sizes(proto):
-    """Has maps resized to sizes; by scales, ONNX rounds the sizes down.
+    """Has maps resized to sizes where scales would round these down.
 
-    In float32, 12 x 7/12 is less than 7.
+    12 pixels times the float32 next to 7/12 are less than 7.
     """
     import onnx
 
+    make = onnx.helper.make_node
     values = {
         v.name: onnx.numpy_helper.to_array(v) for v in proto.graph.initializer
     }
-    for node in proto.graph.node:
+    for node in [n for n in proto.graph.node if n.op_type == "Resize"]:
         scales = values.get(node.input[2]) if len(node.input) == 3 else None
-        if node.op_type != "Resize" or scales is None:
+        if scales is None or not all(scales[:2] == 1):
             continue
         # Anew each time: it follows from how the maps before were resized.
-        graph = onnx.shape_inference.infer_shapes(proto).graph
+        graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
         sides = {
             value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
             for value in (*graph.value_info, *graph.input)
         }.get(node.input[0], [])[2:]
-        if len(sides) != 2 or not all(sides) or not all(scales[:2] == 1):
+        if len(sides) != 2 or not all(sides):
             continue
-        sizes = np.rint(scales[2:] * sides).astype("int64")
-        name = f"{node.name}_sizes"
-        proto.graph.initializer.append(
-            onnx.numpy_helper.from_array(sizes, name)
+        exact = scales[2:].astype("float64") * sides
+        sizes = np.rint(exact).astype("int64")
+        if (np.floor(exact) == sizes).all():
+            continue
+        # Not with `axes`, which ONNX Runtime forgets where it moves layouts.
+        rest, sides, both = (
+            f"{node.name}_{n}" for n in ("rest", "hw", "sizes")
         )
-        node.input[2:] = ["", name]
-        node.attribute.append(onnx.helper.make_attribute("axes", [2, 3]))
+        proto.graph.initializer.append(
+            onnx.numpy_helper.from_array(sizes, sides)
+        )
+        place = list(proto.graph.node).index(node)
+        proto.graph.node.insert(
+            place, make("Shape", node.input[:1], [rest], end=2)
+        )
+        proto.graph.node.insert(
+            place + 1, make("Concat", [rest, sides], [both], axis=0)
+        )
+        node.input[2:] = ["", both]
 
 
 def _closed(run):
