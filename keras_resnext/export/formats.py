@@ -282,20 +282,20 @@ def _resize_to_sizes(proto):
         if (np.floor(exact) == sizes).all():
             continue
         # Not with `axes`, which ONNX Runtime forgets where it moves layouts.
-        rest, sides, both = (
-            f"{node.name}_{n}" for n in ("rest", "hw", "sizes")
+        first, last, all_four = (
+            f"{node.name}_{part}" for part in ("first", "last", "sizes")
         )
         proto.graph.initializer.append(
-            onnx.numpy_helper.from_array(sizes, sides)
+            onnx.numpy_helper.from_array(sizes, last)
         )
         place = list(proto.graph.node).index(node)
         proto.graph.node.insert(
-            place, make("Shape", node.input[:1], [rest], end=2)
+            place, make("Shape", node.input[:1], [first], end=2)
         )
         proto.graph.node.insert(
-            place + 1, make("Concat", [rest, sides], [both], axis=0)
+            place + 1, make("Concat", [first, last], [all_four], axis=0)
         )
-        node.input[2:] = ["", both]
+        node.input[2:] = ["", all_four]
 
 
 def _closed(run):
