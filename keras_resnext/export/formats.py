@@ -269,6 +269,8 @@ def _resize_to_sizes(proto):
         scales = values.get(node.input[2]) if len(node.input) == 3 else None
         if scales is None or not all(scales[:2] == 1):
             continue
+        if not (scales % 1).any():  # nothing to round, nor to infer
+            continue
         # Anew each time: it follows from how the maps before were resized.
         graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
         sides = {
