@@ -69,9 +69,11 @@ class Plan:
                 (recipe.cutmix, recipe.cutmix), dtype="float32"
             )
         if recipe.erasing:
+            # Of normalised pictures, whose mean colour is zero: JAX and torch
+            # take one number only.
             found["erasing"] = layers.RandomErasing(
                 (recipe.erasing, recipe.erasing),
-                fill_value=[255 * mean for mean in IMAGENET_MEAN],
+                fill_value=0.0,
                 dtype="float32",
             )
         return found
@@ -172,10 +174,13 @@ class Plan:
             # Source: section 3 of https://arxiv.org/abs/2110.00476, and the
             # threshold of its code.
             targets = ops.cast(targets > 0.2, "float32")
-        return keras_resnext.preprocess_input(images, "channels_last"), targets
+        images = keras_resnext.preprocess_input(images, "channels_last")
+        if "erasing" in self.mixers:
+            images, targets = self._mixed("erasing", images, targets, key)
+        return images, targets
 
     def _mix(self, images, targets, key):
-        """Applies `mixers`; of MixUp and CutMix either one or the other."""
+        """Applies MixUp or CutMix, of both either one or the other."""
         pairs = [
             self._mixed(name, images, targets, key)
             for name in ("mixup", "cutmix")
@@ -188,8 +193,6 @@ class Plan:
             )
         elif pairs:
             images, targets = pairs[0]
-        if "erasing" in self.mixers:
-            images, targets = self._mixed("erasing", images, targets, key)
         return images, targets
 
     def _mixed(self, name, images, targets, key):
