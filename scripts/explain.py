@@ -239,7 +239,7 @@ def draw_training(log, path):
     with open(log, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     try:
-        rows = [{k: float(v) for k, v in row.items()} for row in rows]
+        rows = [{k: float(v) for k, v in r.items() if v} for r in rows]
         report.draw(path, rows, str(log))
     except (KeyError, TypeError, ValueError) as error:
         print(f"No curves: {log} is not train.py's ({error}).", file=sys.stderr)

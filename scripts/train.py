@@ -14,9 +14,9 @@ Killed at any moment and started again with the same options, a training goes
 on from its last state and ends with the weights it would have had. Ctrl-C
 first ends the step and writes the state.
 
-Writes into --out: state.npz, and after each epoch model.keras, log.csv and
-tensorboard/ (to look at with `tensorboard --logdir OUT/tensorboard`), and at
-the end weights.safetensors (float16), training.png and result.json.
+Writes into --out: state.npz; after each epoch log.csv and tensorboard/ (to look
+at with `tensorboard --logdir OUT/tensorboard`); with each test model.keras; and
+at the end weights.safetensors (float16), training.png and result.json.
 """
 
 import argparse
@@ -119,6 +119,13 @@ def _add_options(parser):
         help="steps between two states on disk",
     )
     add(
+        "--test-every",
+        type=console.POSITIVE,
+        default=1,
+        help="epochs between two tests; the last one ends with one. On a GPU "
+        "a test of small pictures can take half as long as an epoch",
+    )
+    add(
         "--strategy",
         choices=distribute.STRATEGIES,
         default="none",
@@ -199,7 +206,7 @@ def describe(args, recipe, train, test):
     options = {
         name: value
         for name, value in vars(args).items()
-        if name not in ("out", "save_every", "data_dir")
+        if name not in ("out", "save_every", "test_every", "data_dir")
     }
     options |= dataclasses.asdict(recipe)
     options["pictures"] = [len(train.labels), len(test.labels)]

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image, ImageFilter
 from safetensors.numpy import load_file, save_file
 
+import explain
 import keras_resnext
 import train
 from common import data, files
@@ -1059,10 +1060,14 @@ def test_fine_tuning(folder, tmp_path, run_here):
         *(train.main, "--data", folder, "--out", out, *HERE),
         *("--recipe", "finetune", "--weights", "cifar10", "--epochs", 3),
         *("--sizes", 16, "--batch-size", 8, "--freeze", "conv4"),
+        *("--test-every", 2),
     )
     assert result.returncode == 0, result.stderr
     assert "for an epoch on them, a ratio of" in result.stdout
+    assert [bool(row["val_accuracy"]) for row in log(out)] == [0, 1, 1]
     assert float(log(out)[-1]["val_accuracy"]) > 0.6
+    explain.draw_training(out / "log.csv", out / "again.png")
+    assert (out / "again.png").stat().st_size > 10_000
     tuned = load_file(out / "weights.safetensors")
     assert tuned.keys() == load_file(SHIPPED).keys()
     assert tuned["predictions/kernel"].shape == (1024, 3)

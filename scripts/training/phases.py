@@ -132,13 +132,11 @@ def learn(phase, run, args, strategy, progress, board):
                 f"{row['loss']} in epoch {epoch}. Pass a lower "
                 "--learning-rate and another --out."
             )
-        # With a moving average, `fit` has put it in place of the weights.
-        tests = batches.Unchanged(phase.test, recipe)
-        scores = strategy.on_one_device(model).evaluate(
-            tests, return_dict=True, verbose=0
-        )
-        row |= {f"val_{name}": value for name, value in scores.items()}
-        models.save(phase.network, recipe, args.out / "model.keras")
+        done = epoch + 1 - phase.first
+        if done % args.test_every == 0 or done == recipe.epochs:
+            # With a moving average, `fit` has put it in place of the weights.
+            row |= evaluate(phase, strategy)
+            models.save(phase.network, recipe, args.out / "model.keras")
         run.rows.append(row | {"seconds": round(run.seconds, 3)})
         run.epoch, run.step = epoch + 1, 0
         run.restore(variables)
@@ -150,6 +148,16 @@ def learn(phase, run, args, strategy, progress, board):
         if run.interrupted:
             raise KeyboardInterrupt
     model.optimizer.finalize_variable_values(model.trainable_variables)
+
+
+def evaluate(phase, strategy):
+    """Returns the loss and the accuracy of the test pictures, as `val_…`."""
+    scores = strategy.on_one_device(phase.model).evaluate(
+        batches.Unchanged(phase.test, phase.recipe),
+        return_dict=True,
+        verbose=0,
+    )
+    return {f"val_{name}": value for name, value in scores.items()}
 
 
 def train_epoch(phase, epoch, variables, run, args, strategy, progress):

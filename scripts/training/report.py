@@ -43,10 +43,13 @@ class Progress(keras.callbacks.Callback):
 
 def describe(row):
     """Returns a line about an epoch."""
-    return (
+    text = (
         f"epoch {row['epoch'] + 1}: loss {row['loss']:.4f}, accuracy "
-        f"{row['accuracy']:.2%}, of the test pictures {row['val_accuracy']:.2%}"
+        f"{row['accuracy']:.2%}"
     )
+    if "val_accuracy" in row:
+        text += f", of the test pictures {row['val_accuracy']:.2%}"
+    return text
 
 
 def describe_features(features, rows):
@@ -67,9 +70,13 @@ def describe_features(features, rows):
 
 
 def write_log(path, rows):
-    """Writes a table, `log.csv`, with a row for each epoch."""
+    """Writes a table, `log.csv`, with a row for each epoch.
+
+    An epoch without a test leaves its columns empty.
+    """
     text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    names = max(rows, key=len)
+    table = csv.DictWriter(text, list(names), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     files.write(path, text.getvalue())
@@ -80,12 +87,11 @@ def draw(path, rows, title):
     figure, axes = pictures.pyplot().subplots(
         1, 3, figsize=(12, 3.5), layout="constrained"
     )
-    epochs = [row["epoch"] + 1 for row in rows]
     panels = (("loss", "val_loss"), ("accuracy", "val_accuracy"))
     for axis, names in zip(axes, (*panels, ("learning_rate",)), strict=True):
         for name, label in zip(names, ("training", "test"), strict=False):
-            values = [row[name] for row in rows]
-            axis.plot(epochs, values, marker=".", label=label)
+            points = [(r["epoch"] + 1, r[name]) for r in rows if name in r]
+            axis.plot(*zip(*points, strict=True), marker=".", label=label)
         axis.set_title(names[0].replace("_", " "))
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
