@@ -165,6 +165,22 @@ RECIPES = {
         crop="reflect",
         zero_gamma=True,
     ),
+    # For a GPU: one size, as each is compiled anew, and few steps of many
+    # pictures.
+    "cifar": Recipe(
+        source="https://arxiv.org/abs/2404.00498, and of parts of pictures "
+        "that are erased https://arxiv.org/abs/1708.04896",
+        epochs=64,
+        batch_size=256,
+        learning_rate=0.2,
+        warm_up=0.1,
+        weight_decay=5e-4,
+        label_smoothing=0.1,
+        sizes=(32,),
+        crop="reflect",
+        erasing=0.5,
+        zero_gamma=True,
+    ),
     # The momentum, and the order of cropping and normalisation, are its code's.
     "paper_cifar": Recipe(
         source=f"{_PAPER}, section 5.3; {_PAPER_CODE}",
