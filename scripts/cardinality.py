@@ -17,9 +17,12 @@ Source: Xie et al., https://arxiv.org/abs/1611.05431, sections 3 and 5.1.
 """
 
 import argparse
+import concurrent.futures
 import csv
 import io
+import itertools
 import json
+import os
 import pathlib
 import re
 import signal
@@ -62,6 +65,12 @@ def parse_arguments():
         help="trainings of each network",
     )
     add(
+        "--at-once",
+        type=console.POSITIVE,
+        default=1,
+        help="trainings side by side, for a GPU; each compiles on a processor",
+    )
+    add(
         "--networks",
         nargs="+",
         type=network,
@@ -97,41 +106,108 @@ def check_options(path, options):
             )
 
 
-def train(folder, groups, width, seed, options):
-    """Trains one network, unless that has been done; returns its result.
+class Processes:
+    """Runs commands side by side, until one fails or this one is stopped.
 
-    Raises:
-        SystemExit: With the status of train.py, which has said why.
+    Attributes:
+        status: That of the first one that failed, as a shell says it, or 0.
+    """
+
+    def __init__(self):
+        """Has none running."""
+        self.status, self._running, self._stopped = 0, [], False
+
+    def __enter__(self):
+        """Looks after signals."""
+        # A terminal sends Ctrl-C to all, and train.py then writes its state.
+        handlers = {signal.SIGINT: self._note, signal.SIGTERM: self._stop}
+        self._usual = {n: signal.signal(n, h) for n, h in handlers.items()}
+        return self
+
+    def __exit__(self, *_):
+        """Leaves signals to whoever had them before."""
+        for number, handler in self._usual.items():
+            signal.signal(number, handler)
+
+    def _note(self, *_):
+        self._stopped = True
+
+    def _stop(self, *_):
+        self._stopped = True
+        for child in self._running:
+            child.terminate()
+
+    def run(self, words):
+        """Runs a command to its end, unless one has failed.
+
+        Returns:
+            Whether it has done what it was to do.
+        """
+        if self._stopped:
+            return False
+        # What it prints is in its files as well.
+        child = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        self._running.append(child)
+        if self._stopped:  # meanwhile
+            child.terminate()
+        status = child.wait()
+        self._running.remove(child)
+        if status:
+            self.status = self.status or (
+                status if status > 0 else 128 - status
+            )
+            self._stop()
+        return not status
+
+
+def train(processes, folder, groups, width, seed, options):
+    """Trains one network, unless that has been done.
+
+    Returns:
+        What train.py has written, or `None` if it has failed and said why.
     """
     path = folder / f"{groups}x{width}d_{seed}" / "result.json"
     if not path.exists():
         words = ["--groups", groups, "--width-per-group", width]
         words += ["--seed", seed, "--out", path.parent, *options]
-        if status := run([sys.executable, str(_TRAIN), *map(str, words)]):
-            sys.exit(status)
+        if not processes.run([sys.executable, str(_TRAIN), *map(str, words)]):
+            return None
     return json.loads(path.read_text())
 
 
-def run(words):
-    """Runs a command to its end, also if this one is stopped meanwhile.
+def train_all(args, options):
+    """Trains all networks; yields cardinality and width, and the result.
 
-    Returns:
-        Its exit status, as a shell says it.
+    Raises:
+        SystemExit: With the status of train.py, which has said why.
     """
-    # What it prints is in its files as well.
-    child = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    # A terminal sends Ctrl-C to both, and train.py then writes its state.
-    handlers = {
-        signal.SIGINT: lambda *_: None,
-        signal.SIGTERM: lambda *_: child.terminate(),
-    }
-    usual = {number: signal.signal(number, h) for number, h in handlers.items()}
-    try:
-        status = child.wait()
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
-    return status if status >= 0 else 128 - status
+    if args.at_once > 1:  # else the first takes all of a GPU's memory
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    count = args.seeds * len(args.networks)
+
+    def work(job):
+        number, (seed, network) = job
+        groups, width = network
+        print(
+            f"{number} of {count}: {groups} x {width}d, seed {seed}\n",
+            end="",
+            flush=True,
+        )
+        return network, train(processes, args.out, *network, seed, options)
+
+    # Seed by seed: stopped early, there is a whole curve.
+    jobs = enumerate(itertools.product(range(args.seeds), args.networks), 1)
+    with (
+        Processes() as processes,
+        concurrent.futures.ThreadPoolExecutor(args.at_once) as pool,
+    ):
+        for network, result in pool.map(work, jobs):
+            if result is None:
+                break
+            yield network, result
+    if processes.status:
+        sys.exit(processes.status)
 
 
 def summarise(results):
@@ -259,22 +335,13 @@ def main():
     args, options = parse_arguments()
     console.require_packages("train", "matplotlib")
     files.require_writable(args.out)
-    results, count = {}, args.seeds * len(args.networks)
-    path = args.out / "options.json"
+    results, path = {}, args.out / "options.json"
     check_options(path, options)
     with files.writing(args.out):
-        # Seed by seed: stopped early, there is a whole curve.
-        for seed in range(args.seeds):
-            for groups, width in args.networks:
-                number = 1 + sum(map(len, results.values()))
-                print(
-                    f"{number} of {count}: {groups} x {width}d, seed {seed}",
-                    flush=True,
-                )
-                result = train(args.out, groups, width, seed, options)
-                results.setdefault((groups, width), []).append(result)
-                files.write(path, json.dumps(options))  # they were good
-                write(args.out, summarise(results))
+        for network, result in train_all(args, options):
+            results.setdefault(network, []).append(result)
+            files.write(path, json.dumps(options))  # they were good
+            write(args.out, summarise(results))
     print(table(summarise(results)))
     print(f"Picture: {args.out / 'cardinality.png'}")
 

@@ -1,10 +1,12 @@
 """Networks of equal size: what is trained, and what is said of it."""
 
+import concurrent.futures
 import csv
 import json
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -135,9 +137,49 @@ def test_what_stops_it_stops_its_training():
     """A signal is passed on, and the status says which."""
     script = "import os, signal, time\n"
     script += "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
-    assert cardinality.run([sys.executable, "-c", script]) == 128 + 15
+    with cardinality.Processes() as processes:
+        assert not processes.run([sys.executable, "-c", script])
+        assert processes.status == 128 + 15
+        assert not processes.run(["no", "such", "command"])  # nor is it tried
     # A terminal sends it to both: here the child ends by itself.
     script = "import os, signal, sys\n"
     script += "os.kill(os.getppid(), signal.SIGINT)\nsys.exit(130)"
-    assert cardinality.run([sys.executable, "-c", script]) == 130
+    with cardinality.Processes() as processes:
+        assert not processes.run([sys.executable, "-c", script])
+    assert processes.status == 130
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_one_that_fails_stops_the_others():
+    sleep = "import time; print(1); time.sleep(60)"
+    scripts = (sleep, sleep, "import time, sys; time.sleep(1); sys.exit(3)")
+    with (
+        cardinality.Processes() as processes,
+        concurrent.futures.ThreadPoolExecutor(3) as pool,
+    ):
+        lines = [[sys.executable, "-c", script] for script in scripts]
+        assert list(pool.map(processes.run, lines)) == [False] * 3
+    assert processes.status == 3
+
+
+def test_trainings_side_by_side(tmp_path, monkeypatch, capsys):
+    """Their results come in order, whichever ends first."""
+    here = threading.Barrier(3, timeout=60)
+
+    def train(_, folder, groups, width, seed, options):
+        if seed == 0:
+            here.wait()  # all three are there
+        return {
+            "test_accuracy": 1 - groups / 100 - seed / 1000,
+            "parameters": width,
+            "minutes": 1,
+        }
+
+    monkeypatch.setattr(cardinality, "train", train)
+    monkeypatch.setattr(cardinality.os, "environ", {})
+    words = ["--networks", "1x64", "2x40", "4x24", "--seeds", "2"]
+    words += ["--out", str(tmp_path / "out"), "--at-once", "3"]
+    monkeypatch.setattr("sys.argv", ["cardinality.py", *words])
+    cardinality.main()
+    assert "| 2 x 40d | 40 | 2.00, 2.10 | 2.05 |" in capsys.readouterr().out
+    assert cardinality.os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
