@@ -736,7 +736,7 @@ def ResNeXt29(  # noqa: D417
         input_shape: Shape of one image, `(32, 32, 3)` by default; other sizes
             and `None` work as well.
         groups: The paper's cardinality, 8 or 16 there; by default that of the
-            weights, or 16.
+            weights, or 32.
         width_per_group: The paper's width, 64 there; by default that of the
             weights, or 4.
         planes: As in `ResNeXt`; by default those of the weights, or 64.

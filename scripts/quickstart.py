@@ -61,14 +61,14 @@ def classify():
 
 
 def load_digits():
-    """Returns 900 handwritten digits as (count, 32, 32, 3), 0..255."""
+    """Returns 400 handwritten digits as (count, 32, 32, 3), 0..255."""
     from sklearn import datasets
 
     digits = datasets.load_digits()
-    images = digits.images[:900, ..., None].repeat(3, -1) / 16 * 255
+    images = digits.images[:400, ..., None].repeat(3, -1) / 16 * 255
     images = keras.ops.image.resize(images, (32, 32))
     images = keras.ops.convert_to_numpy(images).astype("float32")
-    return images, digits.target[:900]
+    return images, digits.target[:400]
 
 
 def fine_tune(images, labels):
@@ -96,7 +96,7 @@ def fine_tune(images, labels):
         ]
     )
     head.compile(
-        keras.optimizers.Adam(1e-2),
+        keras.optimizers.Adam(3e-2),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )

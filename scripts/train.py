@@ -89,7 +89,7 @@ def _add_options(parser):
             name,
             type=console.POSITIVE,
             help="of resnext29, as its constructor has it (default: those of "
-            "--weights, or 16, 4 and 64)",
+            "--weights, or 32, 4 and 64)",
         )
     add(
         "--weights",

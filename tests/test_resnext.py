@@ -772,11 +772,11 @@ class TestResNeXt29:
     @pytest.mark.parametrize(
         "options, expected",
         [
-            ({}, (16, 4)),
+            ({}, (32, 4)),
             ({"groups": 8}, (8, 4)),
-            ({"width_per_group": 64}, (16, 64)),
+            ({"width_per_group": 64}, (32, 64)),
             ({"groups": 32, "width_per_group": 8}, (32, 8)),
-            ({"width_per_group": 24, "planes": 16}, (16, 6)),
+            ({"width_per_group": 24, "planes": 16}, (32, 6)),
         ],
     )
     def test_default_cardinality(self, options, expected, shallow, unallocated):

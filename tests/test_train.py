@@ -823,7 +823,7 @@ def test_the_moving_average_is_tested_and_saved(vectors, tmp_path):
     phases.learn(
         phases.Phase(recipe, 0, model, model, vectors, vectors),
         place,
-        argparse.Namespace(seed=0, save_every=500, out=tmp_path),
+        argparse.Namespace(seed=0, save_every=500, test_every=1, out=tmp_path),
         distribute.Single(),
         spy,
         board.Board(tmp_path / "tensorboard", place, model),
