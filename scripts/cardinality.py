@@ -125,7 +125,8 @@ class Processes:
         return self
 
     def __exit__(self, *_):
-        """Leaves signals to whoever had them before."""
+        """Stops what still runs, as after a full disk."""
+        self._stop()
         for number, handler in self._usual.items():
             signal.signal(number, handler)
 
@@ -199,8 +200,8 @@ def train_all(args, options):
     # Seed by seed: stopped early, there is a whole curve.
     jobs = enumerate(itertools.product(range(args.seeds), args.networks), 1)
     with (
-        Processes() as processes,
         concurrent.futures.ThreadPoolExecutor(args.at_once) as pool,
+        Processes() as processes,
     ):
         for network, result in pool.map(work, jobs):
             if result is None:

@@ -162,6 +162,25 @@ def test_one_that_fails_stops_the_others():
     assert processes.status == 3
 
 
+def test_what_cannot_be_written_ends_the_trainings(tmp_path, monkeypatch):
+    came_to_its_end, both = [], threading.Barrier(2, timeout=60)
+
+    def train(processes, folder, groups, *_):
+        both.wait()
+        if groups == 1:
+            return {}
+        sleep = "import time; time.sleep(30)"
+        came_to_its_end.append(processes.run([sys.executable, "-c", sleep]))
+
+    monkeypatch.setattr(cardinality, "train", train)
+    words = ("--out", str(tmp_path), "--at-once", "2", *SMALL, "--seeds", "1")
+    monkeypatch.setattr("sys.argv", ["cardinality.py", *words])
+    with pytest.raises(OSError, match="disk is full"):
+        for _ in cardinality.train_all(*cardinality.parse_arguments()):
+            raise OSError("the disk is full")
+    assert came_to_its_end == [False]
+
+
 def test_trainings_side_by_side(tmp_path, monkeypatch, capsys):
     """Their results come in order, whichever ends first."""
     here = threading.Barrier(3, timeout=60)
