@@ -329,3 +329,11 @@ def test_heat_maps_need_feature_maps():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match=r"must have feature maps .* without"):
         script.grad_cam(model, np.zeros((1, 4)), [0])
+
+
+@pytest.mark.parametrize("lines", ["epoch,loss\n0,1.5\n", "a,b\n1,2\n", "x\n"])
+def test_a_log_of_another_program_has_no_curves(lines, tmp_path, capsys):
+    (tmp_path / "log.csv").write_text(lines)
+    script.draw_training(tmp_path / "log.csv", tmp_path / "training.png")
+    assert "log.csv is not train.py's" in capsys.readouterr().err
+    assert not (tmp_path / "training.png").exists()

@@ -168,8 +168,8 @@ RECIPES = {
     # For a GPU: one size, as each is compiled anew, and few steps of many
     # pictures.
     "cifar": Recipe(
-        source="https://arxiv.org/abs/2404.00498, and of parts of pictures "
-        "that are erased https://arxiv.org/abs/1708.04896",
+        source="https://arxiv.org/abs/2404.00498; of erasing "
+        "https://arxiv.org/abs/1708.04896",
         epochs=64,
         batch_size=256,
         learning_rate=0.2,

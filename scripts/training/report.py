@@ -91,6 +91,8 @@ def draw(path, rows, title):
     for axis, names in zip(axes, (*panels, ("learning_rate",)), strict=True):
         for name, label in zip(names, ("training", "test"), strict=False):
             points = [(r["epoch"] + 1, r[name]) for r in rows if name in r]
+            if not points:
+                raise KeyError(name)
             axis.plot(*zip(*points, strict=True), marker=".", label=label)
         axis.set_title(names[0].replace("_", " "))
         axis.set_xlabel("epoch")
