@@ -378,6 +378,16 @@ def test_a_batch_depends_on_seed_epoch_and_step_alone(split, recipe):
         assert not np.array_equal(whole[0][0], _epoch(other, epoch)[0][0])
 
 
+def test_what_is_compiled_serves_all_epochs(split):
+    plan = batches.Plan(split, ALL, 12, 0)
+    later = dataclasses.replace(plan, seed=1)
+    one, two, other = (
+        batches.Stream(each)._finish
+        for each in (plan, later, dataclasses.replace(plan, size=16))
+    )
+    assert one is two and one is not other
+
+
 def test_every_picture_comes_once_in_an_epoch(split):
     numbered = np.zeros((64, 4, 4, 3), "uint8")
     numbered += np.arange(64, dtype="uint8")[:, None, None, None]

@@ -3,8 +3,9 @@
 A batch is a pure function of seed, epoch and step. So a training that was
 killed can go on in the middle of an epoch, with the batches that it would
 have seen. Making one has two parts: `Plan` reads, crops and augments single
-pictures with NumPy and Pillow, in threads; `finish` resizes, mixes and
-normalises whole batches with Keras, under TensorFlow in the graph of tf.data.
+pictures with NumPy and Pillow, in threads; `Finish` resizes, mixes and
+normalises whole batches with Keras, under TensorFlow in the graph of tf.data,
+under JAX as one compiled function.
 
 Grain keeps such a place, too, but draws for each picture alone, which takes
 several times as long as to crop and mirror a batch of small arrays at once.
@@ -51,32 +52,6 @@ class Plan:
     seed: int
     worker: int = 0
     workers: int = 1
-
-    @functools.cached_property
-    def mixers(self):
-        """Keras's layers that change whole batches, each with its key.
-
-        They are made once, and outside of TensorFlow's graphs, as they have
-        variables; what they draw depends on the batch's key instead.
-        """
-        recipe = self.recipe
-        found = {}
-        if recipe.mixup:
-            found["mixup"] = layers.MixUp(recipe.mixup, dtype="float32")
-        if recipe.cutmix:
-            # A range of one value: else the parameter itself is drawn.
-            found["cutmix"] = layers.CutMix(
-                (recipe.cutmix, recipe.cutmix), dtype="float32"
-            )
-        if recipe.erasing:
-            # Of normalised pictures, whose mean colour is zero: JAX and torch
-            # take one number only.
-            found["erasing"] = layers.RandomErasing(
-                (recipe.erasing, recipe.erasing),
-                fill_value=0.0,
-                dtype="float32",
-            )
-        return found
 
     @property
     def steps(self):
@@ -148,11 +123,52 @@ class Plan:
             image = augment.change_colours(image, random)
         return np.asarray(image)
 
-    def finish(self, images, labels, key):
+
+@dataclasses.dataclass(frozen=True)
+class Finish:
+    """What is done to whole batches.
+
+    Attributes:
+        recipe: A `recipes.Recipe`.
+        size: Side of the pictures, in pixels.
+        classes: Number of the classes.
+    """
+
+    recipe: object
+    size: int
+    classes: int
+
+    @functools.cached_property
+    def mixers(self):
+        """Keras's layers that change whole batches, each with its key.
+
+        They are made once, and outside of graphs, as they have variables;
+        what they draw depends on the batch's key instead.
+        """
+        recipe = self.recipe
+        found = {}
+        if recipe.mixup:
+            found["mixup"] = layers.MixUp(recipe.mixup, dtype="float32")
+        if recipe.cutmix:
+            # A range of one value: else the parameter itself is drawn.
+            found["cutmix"] = layers.CutMix(
+                (recipe.cutmix, recipe.cutmix), dtype="float32"
+            )
+        if recipe.erasing:
+            # Of normalised pictures, whose mean colour is zero: JAX and torch
+            # take one number only.
+            found["erasing"] = layers.RandomErasing(
+                (recipe.erasing, recipe.erasing),
+                fill_value=0.0,
+                dtype="float32",
+            )
+        return found
+
+    def __call__(self, images, labels, key):
         """Returns what the network takes: normalised images, targets.
 
         Args:
-            images: From `batch`, as the next two.
+            images: From `Plan.batch`, as the next two.
             labels: Numbers of the classes.
             key: What all randomness here depends on.
 
@@ -161,7 +177,7 @@ class Plan:
             `(batch, classes)`, 0..1.
         """
         recipe = self.recipe
-        targets = ops.one_hot(labels, len(self.split.classes), dtype="float32")
+        targets = ops.one_hot(labels, self.classes, dtype="float32")
         if len(images.shape) == 2:
             return images, targets
         images = ops.cast(images, "float32")
@@ -243,6 +259,19 @@ class _Keys(keras.random.SeedGenerator):
         return ops.stack(pair)
 
 
+@functools.lru_cache(maxsize=4)
+def _finish(recipe, size, classes):
+    """Returns a `Finish`, the same one in each epoch."""
+    finish = Finish(recipe, size, classes)
+    finish.mixers  # noqa: B018, makes them here and not in a thread
+    if keras.backend.backend() != "jax":
+        return finish
+    import jax
+
+    # Else each of its sixty operations is started on its own.
+    return jax.jit(finish)
+
+
 @functools.lru_cache(maxsize=2)
 def _order(count, seed, epoch):
     return np.random.default_rng([seed, epoch]).permutation(count)
@@ -260,6 +289,7 @@ class Stream:
     def __init__(self, plan, threads=_THREADS):
         """Takes the first two attributes."""
         self.plan, self.threads, self.waited = plan, threads, 0.0
+        self._finish = _finish(plan.recipe, plan.size, len(plan.split.classes))
 
     def epoch(self, epoch, first=0):
         """Returns what `fit` takes for one epoch.
@@ -268,14 +298,13 @@ class Stream:
             epoch: Number of the epoch.
             first: Number of the step to begin with.
         """
-        self.plan.mixers  # noqa: B018, makes them here and not in a thread
         if keras.backend.backend() == "tensorflow":
             return self._dataset(epoch, first)
         return self._generator(epoch, first)
 
     def _generator(self, epoch, first):
         def make(step):
-            pair = self.plan.finish(*self.plan.batch(epoch, step))
+            pair = self._finish(*self.plan.batch(epoch, step))
             return tuple(map(ops.convert_to_numpy, pair))
 
         steps = iter(range(first, self.plan.steps))
@@ -310,7 +339,7 @@ class Stream:
             )
             for part, known in zip(parts, sample, strict=True):
                 part.set_shape(np.shape(known))
-            images, targets = plan.finish(*parts)
+            images, targets = self._finish(*parts)
             if len(images.shape) == 4 and len(set(plan.recipe.sizes)) > 1:
                 # One graph for all sizes. Else TensorFlow makes another one
                 # for the second, and a resumed training, for which it is the
