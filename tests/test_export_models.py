@@ -1,5 +1,6 @@
 """Export of what people build around our networks."""
 
+import dataclasses
 import re
 
 import keras
@@ -10,6 +11,7 @@ import keras_resnext
 from keras_resnext import transfer
 from keras_resnext.export import export, folding
 from keras_resnext.export.formats import FORMATS, PICTURES
+from keras_resnext.layers import GroupedConv2D
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("export is TensorFlow's", allow_module_level=True)
@@ -70,11 +72,125 @@ def test_named_outputs(tmp_path, format):
 def test_operations_that_a_converter_lacks(tmp_path, format):
     pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
     model = net()
-    model = keras.Model(model.input, ops.argmax(model.output, axis=-1))
+    model = keras.Model(model.input, ops.signbit(model.output))
     with pytest.raises(ValueError, match=f"converter knows.*{format}.*Bitcast"):
         export(model, tmp_path / "a", format)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
     assert export(model, tmp_path / "b").agreement == 1
+
+
+def test_what_a_runtime_refuses(tmp_path, monkeypatch):
+    """As LiteRT's delegate, in eight bits, where a ReLU gives zeros alone."""
+
+    def load(path):
+        assert path.exists()
+        raise RuntimeError("node 3 failed\nto prepare")
+
+    kind = dataclasses.replace(FORMATS["saved_model"], load=load)
+    monkeypatch.setitem(FORMATS, "saved_model", kind)
+    with pytest.raises(ValueError, match=r"its runtime.*node 3 failed to prep"):
+        export(net(), tmp_path / "a")
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("format", FORMAT_PACKAGES)
+def test_the_greatest_and_the_least(tmp_path, format):
+    """Class maps: also where all are equal, and in models inside."""
+    pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
+    keras.utils.set_random_seed(0)
+    frames = keras.Input((3, 12, 12, 3))
+    image = keras.Input((12, 12, 3))
+    y = layers.Conv2D(6, 3, padding="same")(image)
+    inner = keras.Model(image, ops.argmin(y, axis=1, keepdims=True))
+    outputs = {
+        "map": ops.argmax(layers.Softmax()(y), axis=-1),
+        "zeros": ops.argmax(ops.relu(y - 100.0), axis=-1),
+        "whole": ops.argmax(ops.cast(100 * y, "int32"), axis=3),
+        "inner": inner(image),
+    }
+    for number, model in enumerate(
+        (
+            keras.Model(image, outputs),
+            keras.Model(frames, layers.TimeDistributed(inner)(frames)),
+        )
+    ):
+        report = export(model, tmp_path / str(number), format)
+        assert report.max_difference == 0 and report.agreement == 1
+        images = np.random.default_rng(1).normal(
+            size=(2, *model.input.shape[1:])
+        )
+        images = images.astype("float32")
+        found = loaded(report, format)(images)
+        expected = model.predict(images, verbose=0)
+        keras.tree.map_structure(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("format", ["saved_model", "onnx", "openvino"])
+def test_maps_of_any_size(tmp_path, format):
+    """Which Keras itself enlarges in no graph: keras-team/keras#22079."""
+    pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
+    keras.utils.set_random_seed(0)
+    x = keras.Input((None, None, 3))
+    y = layers.Conv2D(4, 3, 2, padding="same")(x)
+    outputs = {
+        kind: layers.UpSampling2D((2, 4), interpolation=kind)(y)
+        for kind in ("nearest", "bilinear")
+    }
+    model = keras.Model(x, outputs)
+    report = export(model, tmp_path / "a", format)
+    assert report.max_difference < 1e-4 and report.agreement > 0.999
+    run = loaded(report, format)
+    for shape in ((1, 12, 20, 3), (2, 9, 8, 3)):
+        images = np.random.default_rng(1).normal(size=shape).astype("float32")
+        found, expected = run(images), model.predict_on_batch(images)
+        for kind in outputs:
+            assert found[kind].shape == expected[kind].shape
+            assert difference(found[kind], expected[kind]) < 1e-4
+
+
+@pytest.mark.parametrize("format", FORMAT_PACKAGES)
+@pytest.mark.parametrize("side", [16, None])
+def test_groups_with_holes(tmp_path, format, side):
+    """As with `output_stride`, for maps of one size and of any."""
+    pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
+    keras.utils.set_random_seed(0)
+    x = keras.Input((side, side, 3))
+    y = layers.Conv2D(8, 2, padding="same", dilation_rate=3)(x)
+    for rate in (2, (2, 3)):
+        y = GroupedConv2D(8, 3, groups=4, dilation_rate=rate, padding="same")(y)
+        y = layers.BatchNormalization()(y)
+    y = GroupedConv2D(8, 2, groups=2, dilation_rate=2, padding="valid")(y)
+    model = keras.Model(x, y)
+    report = export(model, tmp_path / "a", format)
+    assert report.max_difference < 1e-4
+    run = loaded(report, format)
+    for shape in ((2, 16, 16, 3), *(((1, 15, 20, 3),) if side is None else ())):
+        if format == "litert" and side is None:
+            shape = (1, 224, 224, 3)
+        images = np.random.default_rng(1).normal(size=shape).astype("float32")
+        found, expected = run(images), model.predict_on_batch(images)
+        assert found.shape == expected.shape
+        assert difference(found, expected) < 1e-4
+
+
+class UpperHalf(layers.Layer):
+    def call(self, x):
+        return x[:, : x.shape[1] // 2]
+
+    def compute_output_shape(self, shape):
+        return (shape[0], None, *shape[2:])
+
+
+def test_a_layer_that_must_know_the_size(tmp_path):
+    x = keras.Input((None, None, 3))
+    model = keras.Model(x, UpperHalf()(layers.Conv2D(4, 3)(x)))
+    with pytest.raises(ValueError, match=r"give its input a size") as caught:
+        export(model, tmp_path / "a")
+    assert "when calling UpperHalf.call()" in str(caught.value)
+    assert 'choose "saved_model"' not in str(caught.value)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+    x = keras.Input((32, 32, 3))
+    assert export(keras.Model(x, model(x)), tmp_path / "a").agreement == 1
 
 
 class Shifted(layers.Layer):
@@ -126,6 +242,7 @@ def test_what_tf2onnx_itself_cannot(tmp_path):
 @pytest.mark.parametrize("precision", ["int8", "float16"])
 def test_sizes_in_fewer_bits(tmp_path, precision):
     pytest.importorskip("tf2onnx", reason="pip install '.[export]'")
+    keras.utils.set_random_seed(0)
     x = keras.Input((12, 12, 3))
     y = layers.Resizing(7, 9)(layers.Conv2D(8, 3, padding="same")(x))
     y = layers.GlobalMaxPooling2D()(layers.Conv2D(8, 7)(y))

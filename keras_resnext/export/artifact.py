@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import os
 import pathlib
+import re
 import statistics
 import time
 
@@ -14,7 +15,12 @@ import numpy as np
 from keras_resnext import copies, preprocessing, processor
 from keras_resnext.arguments import require
 from keras_resnext.export import elsewhere, fastest, serving
-from keras_resnext.export.folding import fold, input_names, output_names
+from keras_resnext.export.folding import (
+    fold,
+    input_names,
+    output_names,
+    without_bits,
+)
 from keras_resnext.export.formats import FORMATS, PICTURES, Job, one_by_one
 from keras_resnext.export.swap import moved, writing
 
@@ -277,6 +283,8 @@ def _export(
         }
     dtype = precision if format == "saved_model" else "float32"
     folded = fold(model, dtype)
+    if format != "saved_model":
+        folded = without_bits(folded)
     if precision == "bfloat16" and not processor.computes_bfloat16():
         skipped += (
             "bfloat16 is emulated here, by a processor with "
@@ -297,9 +305,9 @@ def _export(
     if tolerance is None:
         tolerance = _TOLERANCE[precision]
     with moved(final) as part:
-        with writing(final), _converting(format):
+        with writing(final), _converting(format, folded):
             notes = skipped + (kind.write(job, part) or ())
-        facts = _compare(kind.load, part, job, model, tolerance)
+        facts = _compare(format, part, job, model, tolerance)
         if job.checkpoint and format == "saved_model":
             notes += _compare_bytes(part, job, model, transform, tolerance)
         with writing(final):
@@ -599,8 +607,8 @@ def _files(path):
 
 
 @contextlib.contextmanager
-def _converting(format):
-    """Turns what a converter says of an operation into one sentence."""
+def _converting(format, model):
+    """Turns what a converter or a runtime says into one sentence."""
     import tensorflow as tf
 
     try:
@@ -608,12 +616,22 @@ def _converting(format):
     except (OSError, MemoryError, tf.errors.OpError):
         raise
     except Exception as error:  # each converter has its own
-        reason = " ".join(str(error).split())[:300]
+        text = re.sub(r"\x1b\[\d*m", "", str(error))  # bold, of Keras
+        start = max(0, text.rfind("Exception encountered when"))
+        reason = " ".join(text[start:].split())[:300]
+        ways = ["export the network below that operation"]
+        if any(None in x.shape[1:] for x in model.inputs):
+            ways += [
+                "give its input a size with `x = keras.Input((224, 224, 3))` "
+                "and `keras.Model(x, model(x))`"
+            ]
+        if format != "saved_model":
+            ways += ['choose "saved_model", which has all of them']
         raise ValueError(
             "A model is required whose operations the format's converter "
-            f"knows. Received: format={format!r} ({type(error).__name__}: "
-            f"{reason}). Nothing was written; export the network below that "
-            'operation, or choose "saved_model", which has all of them.'
+            f"knows, and its runtime. Received: format={format!r} "
+            f"({type(error).__name__}: {reason}). Nothing was written; "
+            f"{', or '.join(ways)}."
         ) from error
 
 
@@ -653,10 +671,12 @@ def _predicted(model, inputs):
     return model.predict(inputs, batch_size=8, verbose=0)
 
 
-def _compare(load, path, job, model, tolerance):
+def _compare(format, path, job, model, tolerance):
     """Runs an artifact in its runtime; returns what a `Report` says of it."""
-    runtime, run = load(path)
     samples = job.samples
+    with _converting(format, job.model):
+        runtime, run = FORMATS[format].load(path)
+        outputs = run(samples)  # all at once: the batch is variable
     expected = _predicted(model, samples)
     expected = [
         y if y.dtype.kind in "iub" else y.astype("float32")
@@ -669,7 +689,6 @@ def _compare(load, path, job, model, tolerance):
         "Nothing was written; look for the first layer with NaN or infinity.",
         share_that_is_finite=float(finite),
     )
-    outputs = run(samples)  # all at once: the batch is variable
     if not isinstance(outputs, dict):
         outputs = dict.fromkeys(output_names(job.model), outputs)
     outputs = [np.asarray(outputs[n]) for n in output_names(job.model)]

@@ -20,11 +20,25 @@ _NORMALISATIONS = (keras.layers.BatchNormalization, BatchNormalization)
 
 
 class _Convolution(GroupedConv2D):
-    """A grouped convolution with a bias that TensorFlow runs everywhere.
+    """A grouped convolution for inference alone, which runs everywhere.
 
     `GroupedConv2D` takes another path where gradients are missing; an
-    artifact must not depend on the machine that wrote it.
+    artifact must not depend on the machine that wrote it. For holes, whose
+    gradient not every CPU has, TensorFlow convolves a batch of small maps and
+    puts these together again, which hides from OpenVINO that there are groups.
     """
+
+    def _direct(self, inputs, kernel):
+        import tensorflow as tf
+
+        return tf.nn.conv2d(
+            inputs,
+            kernel,
+            self.strides,
+            self.padding.upper(),
+            "NHWC" if self.data_format == "channels_last" else "NCHW",
+            self.dilation_rate,
+        )
 
     def call(self, inputs):
         if keras.backend.backend() != "tensorflow":
@@ -197,6 +211,88 @@ def frozen(model):
     return run
 
 
+class _UpSampling2D(keras.layers.UpSampling2D):
+    """Takes maps of any size in a graph, too.
+
+    Keras 3.15 compares the new size there: keras-team/keras#22079.
+    """
+
+    def call(self, inputs):
+        if (
+            keras.backend.backend() != "tensorflow"
+            or self.interpolation == "nearest"
+            or self.data_format == "channels_first"
+            or None not in inputs.shape[1:3]
+        ):
+            return super().call(inputs)
+        import tensorflow as tf
+
+        size = tf.shape(inputs)[1:3] * self.size
+        outputs = tf.image.resize(inputs, size, self.interpolation)
+        return tf.cast(outputs, inputs.dtype)
+
+
+class _Index(keras.Operation):
+    """Keras's `argmax` or `argmin` as one operation of TensorFlow.
+
+    Keras tells -0.0 from 0.0 by their bits, which of all formats only the
+    SavedModel can look at. Here they are equal, and the first one counts.
+    """
+
+    def __init__(self, op):
+        super().__init__(name=op.name)
+        self.op = op
+
+    def call(self, x):
+        import tensorflow as tf
+
+        find = getattr(tf, type(self.op).__name__.lower())
+        x = tf.cast(x, tf.float32) if x.dtype.is_floating else x
+        found = find(x, self.op.axis, tf.int32)
+        if self.op.keepdims:
+            found = tf.expand_dims(found, self.op.axis)
+        return found
+
+    def compute_output_spec(self, x):
+        return self.op.compute_output_spec(x)
+
+
+def without_bits(model):
+    """Has a model look for the greatest and the least as converters can.
+
+    Args:
+        model: What `fold` returned.
+
+    Returns:
+        `model` itself if it does not look for them, else a model of the same
+        layers.
+    """
+    network = copies.graph(model)
+    new = {id(op): _without_bits(op) for op in network.operations}
+    if all(new[id(op)] is op for op in network.operations):
+        return model
+    return copies.rebuild(model, lambda op: new[id(op)])
+
+
+def _without_bits(op):
+    if type(op) is keras.layers.TimeDistributed:
+        inner = _without_bits(op.layer)
+        same = inner is op.layer
+        return op if same else keras.layers.TimeDistributed(inner, name=op.name)
+    if copies.has_graph(op):
+        return without_bits(op)
+    return _Index(op) if _is_index(op) else op
+
+
+def _is_index(op):
+    kind = type(op)
+    return (
+        kind.__module__.startswith("keras.src.ops.")
+        and kind.__name__ in ("Argmax", "Argmin")
+        and op.axis is not None
+    )
+
+
 def _wrapped(model):
     """Makes a functional model whose class has its own `call` a layer."""
     inputs = keras.tree.map_structure(
@@ -236,6 +332,8 @@ def _folded(model, dtype):
                 use_bias=len(weights) == 2,
                 dtype=policy,
             )
+        if type(op) is keras.layers.UpSampling2D:
+            return copies.copy(op, kind=_UpSampling2D, dtype=policy)
         if op.weights or op.dtype_policy.name != policy:
             return copies.copy(op, dtype=policy)
         return op

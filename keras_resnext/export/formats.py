@@ -166,6 +166,7 @@ def _write_onnx(job, path):
     proto = _to_onnx(_closed(frozen(job.model)))
     _resize_to_sizes(proto)
     _pad_in_pooling(proto.graph)
+    _pad_around_holes(proto.graph)
     onnx.checker.check_model(proto, full_check=True)
     if job.precision == "float16":
         from onnxruntime.transformers import float16
@@ -346,10 +347,7 @@ def _pad_in_pooling(graph):
             # Else there are maxima of padding alone.
             and all(map(int.__lt__, zeros, 2 * own["kernel_shape"]))
         ):
-            made = onnx.helper.make_attribute
-            own = [made(k, v) for k, v in (own | {"pads": zeros}).items()]
-            del pool.attribute[:]
-            pool.attribute.extend(own)
+            _set_attributes(pool, own | {"pads": zeros})
             pool.input[0] = pad.input[0]
     used = {value.name for value in graph.output}
     used |= {name for node in graph.node for name in node.input}
@@ -366,6 +364,30 @@ def _attributes(node):
     import onnx
 
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _set_attributes(node, attributes):
+    """Gives an ONNX node these attributes alone."""
+    import onnx
+
+    made = [onnx.helper.make_attribute(k, v) for k, v in attributes.items()]
+    del node.attribute[:]
+    node.attribute.extend(made)
+
+
+def _pad_around_holes(graph):
+    """Says how much convolutions with holes pad, where the size is open.
+
+    ONNX Runtime does not work it out there. They have no strides.
+    """
+    for conv in [n for n in graph.node if n.op_type == "Conv"]:
+        own = _attributes(conv)
+        holes = own.get("dilations", [1])
+        if max(holes) > 1 and own.pop("auto_pad", b"") == b"SAME_UPPER":
+            pairs = zip(own["kernel_shape"], holes, strict=True)
+            both = [(size - 1) * hole for size, hole in pairs]
+            pads = [n // 2 for n in both] + [n - n // 2 for n in both]
+            _set_attributes(conv, own | {"pads": pads})
 
 
 def _zeros(pad, makers, values):
