@@ -193,6 +193,24 @@ def test_a_layer_that_must_know_the_size(tmp_path):
     assert export(keras.Model(x, model(x)), tmp_path / "a").agreement == 1
 
 
+class Deciding(keras.Model):
+    """As KerasHub's detectors, whose `predict` decodes boxes."""
+
+    def predict_step(self, data):
+        return ops.argmax(super().predict_step(data), axis=-1)
+
+
+def test_what_predict_adds_stays_outside(tmp_path):
+    model = net(classes=3, include_top=True)
+    deciding = Deciding(model.input, model.output)
+    assert deciding.predict(PIXELS, verbose=0).shape == (1,)
+    report = export(deciding, tmp_path / "a")
+    assert report.agreement == 1
+    found = loaded(report, "saved_model")(PIXELS)
+    expected = model.predict(PIXELS, verbose=0)
+    assert difference(found, expected) < 1e-5
+
+
 class Shifted(layers.Layer):
     """Holds tensors that are no weights, a large one and a small one."""
 

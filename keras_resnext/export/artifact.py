@@ -666,8 +666,10 @@ def _best(outputs):
 
 def _predicted(model, inputs):
     """Returns what a Keras model makes of inputs by their names."""
-    structure = copies.graph(model).input
-    inputs = keras.tree.pack_sequence_as(structure, list(inputs.values()))
+    graph = copies.graph(model)
+    inputs = keras.tree.pack_sequence_as(graph.input, list(inputs.values()))
+    if type(model).predict_step is not keras.Model.predict_step:
+        model = graph  # what a detector's `predict` decodes is not exported
     return model.predict(inputs, batch_size=8, verbose=0)
 
 
