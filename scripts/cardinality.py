@@ -79,6 +79,7 @@ def parse_arguments():
     )
     args, options = parser.parse_known_args()
     args.networks = args.networks or [network(text) for text in _NETWORKS]
+    args.networks = list(dict.fromkeys(args.networks))  # each has one folder
     fixed = {"--seed", "--groups", "--width-per-group", "--model", "--weights"}
     for option in options:
         if option.partition("=")[0] in fixed:
