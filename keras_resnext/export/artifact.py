@@ -706,12 +706,13 @@ def _compare(format, path, job, model, tolerance):
         start = time.perf_counter()
         run(first)
         times.append(1000 * (time.perf_counter() - start))
+    exact = job.precision == "float32"
+    other = "another `format`" if exact else "a more precise `precision`"
     require(
         difference <= tolerance,
         f"What {runtime} computes must be within {tolerance:.1e} of what the "
         "model does, relative to its greatest output",
-        "Nothing was written; choose a more precise `precision`, or set "
-        "`tolerance`.",
+        f"Nothing was written; choose {other}, or set `tolerance`.",
         difference=float(difference),
     )
     agreement = np.mean(
