@@ -20,6 +20,7 @@ from keras_resnext.export.folding import (
     input_names,
     output_names,
     without_bits,
+    wrapped,
 )
 from keras_resnext.export.formats import FORMATS, PICTURES, Job, one_by_one
 from keras_resnext.export.swap import moved, writing
@@ -666,10 +667,10 @@ def _best(outputs):
 
 def _predicted(model, inputs):
     """Returns what a Keras model makes of inputs by their names."""
-    graph = copies.graph(model)
-    inputs = keras.tree.pack_sequence_as(graph.input, list(inputs.values()))
+    structure = copies.graph(model).input
+    inputs = keras.tree.pack_sequence_as(structure, list(inputs.values()))
     if type(model).predict_step is not keras.Model.predict_step:
-        model = graph  # what a detector's `predict` decodes is not exported
+        model = wrapped(model)  # a detector's decodes what is not exported
     return model.predict(inputs, batch_size=8, verbose=0)
 
 

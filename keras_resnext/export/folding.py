@@ -85,7 +85,7 @@ def fold(model, dtype="float32"):
             been quantised by Keras.
     """
     if isinstance(model, keras.Function) and not copies.has_graph(model):
-        model = _wrapped(model)
+        model = wrapped(model)
     require(
         copies.has_graph(model),
         "`model` must be a functional or sequential Keras model",
@@ -293,8 +293,15 @@ def _is_index(op):
     )
 
 
-def _wrapped(model):
-    """Makes a functional model whose class has its own `call` a layer."""
+def wrapped(model):
+    """Makes a functional model, whatever its class adds, a layer of another.
+
+    Args:
+        model: Functional model whose class may have a `call` of its own.
+
+    Returns:
+        An uncompiled functional `keras.Model` of the same inputs and outputs.
+    """
     inputs = keras.tree.map_structure(
         lambda x: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name),
         model.input,
