@@ -16,10 +16,9 @@ from keras_resnext import copies, preprocessing, processor
 from keras_resnext.arguments import require
 from keras_resnext.export import elsewhere, fastest, serving
 from keras_resnext.export.folding import (
-    fold,
+    folded,
     input_names,
     output_names,
-    without_bits,
     wrapped,
 )
 from keras_resnext.export.formats import FORMATS, PICTURES, Job, one_by_one
@@ -283,16 +282,14 @@ def _export(
             for name, x in samples.items()
         }
     dtype = precision if format == "saved_model" else "float32"
-    folded = fold(model, dtype)
-    if format != "saved_model":
-        folded = without_bits(folded)
+    new = folded(model, dtype, bits=format == "saved_model")
     if precision == "bfloat16" and not processor.computes_bfloat16():
         skipped += (
             "bfloat16 is emulated here, by a processor with "
             f"{processor.instruction_set()}; it is fast with AMX or AVX-512's.",
         )
     job = Job(
-        folded,
+        new,
         precision,
         side,
         samples,
@@ -306,7 +303,7 @@ def _export(
     if tolerance is None:
         tolerance = _TOLERANCE[precision]
     with moved(final) as part:
-        with writing(final), _converting(format, folded):
+        with writing(final), _converting(format, new):
             notes = skipped + (kind.write(job, part) or ())
         facts = _compare(format, part, job, model, tolerance)
         if job.checkpoint and format == "saved_model":

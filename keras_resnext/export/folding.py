@@ -84,6 +84,21 @@ def fold(model, dtype="float32"):
         ValueError: If `model` is neither functional nor sequential, or has
             been quantised by Keras.
     """
+    return folded(model, dtype)
+
+
+def folded(model, dtype, bits=True):
+    """Does what `fold` does, for any format.
+
+    Args:
+        model: As for `fold`.
+        dtype: As for `fold`.
+        bits: Whether `argmax` and `argmin` may look at bits, which of all
+            formats only the SavedModel can.
+
+    Returns:
+        As `fold` does.
+    """
     if isinstance(model, keras.Function) and not copies.has_graph(model):
         model = wrapped(model)
     require(
@@ -104,7 +119,7 @@ def fold(model, dtype="float32"):
         'Use the model before `quantize`; `export` has `precision="int8"`.',
         layers=quantised,
     )
-    new = _folded(model, dtype)
+    new = _rebuilt(model, dtype, bits)
     return _Folded(new.input, new.output, name=new.name)
 
 
@@ -257,33 +272,6 @@ class _Index(keras.Operation):
         return self.op.compute_output_spec(x)
 
 
-def without_bits(model):
-    """Has a model look for the greatest and the least as converters can.
-
-    Args:
-        model: What `fold` returned.
-
-    Returns:
-        `model` itself if it does not look for them, else a model of the same
-        layers.
-    """
-    network = copies.graph(model)
-    new = {id(op): _without_bits(op) for op in network.operations}
-    if all(new[id(op)] is op for op in network.operations):
-        return model
-    return copies.rebuild(model, lambda op: new[id(op)])
-
-
-def _without_bits(op):
-    if type(op) is keras.layers.TimeDistributed:
-        inner = _without_bits(op.layer)
-        same = inner is op.layer
-        return op if same else keras.layers.TimeDistributed(inner, name=op.name)
-    if copies.has_graph(op):
-        return without_bits(op)
-    return _Index(op) if _is_index(op) else op
-
-
 def _is_index(op):
     kind = type(op)
     return (
@@ -309,7 +297,7 @@ def wrapped(model):
     return keras.Model(inputs, model(inputs), name=f"{model.name}_folded")
 
 
-def _folded(model, dtype):
+def _rebuilt(model, dtype, bits):
     """Rebuilds a model that has a graph."""
     pairs = _pairs(copies.graph(model))
     skipped = {id(bn) for bn in pairs.values()}
@@ -318,13 +306,15 @@ def _folded(model, dtype):
         if id(op) in skipped:
             return op
         if copies.has_graph(op):
-            return _folded(op, dtype)
+            return _rebuilt(op, dtype, bits)
         if (
             type(op) is keras.layers.TimeDistributed  # hides a whole network
             and copies.has_graph(op.layer)
         ):
-            inner = _folded(op.layer, dtype)
+            inner = _rebuilt(op.layer, dtype, bits)
             return keras.layers.TimeDistributed(inner, name=op.name)
+        if _is_index(op) and not bits:
+            return _Index(op)
         if not isinstance(op, keras.Layer) or not copies.is_plain(op):
             return op
         maps = all(len(x.shape) == 4 for x in keras.tree.flatten(op.output))
