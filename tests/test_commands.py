@@ -213,6 +213,25 @@ def test_predict_with_the_net_that_ships(tmp_path, capsys):
         )
 
 
+def test_predict_prints_what_readme_says(monkeypatch, capsys):
+    readme = PICTURES.parents[1] / "README.md"
+    words, printed = re.search(
+        r"keras-resnext (predict .*)\n(?:.*\n)*?```\n\n```\n((?:.*\n)*?)```",
+        readme.read_text("utf-8"),
+    ).groups()
+    monkeypatch.chdir(readme.parent)
+    assert main(words.split()) == 0
+    now, said = rows(capsys.readouterr().out), rows(printed)
+    assert list(now) == list(said)
+    for picture, guesses in said.items():
+        for (name, share), (expected, rest) in zip(
+            now[picture], guesses, strict=True
+        ):
+            assert name == expected
+            # Each kind of processor rounds in its own way.
+            assert float(share) == pytest.approx(float(rest), abs=0.2)
+
+
 def test_predict_ends_with_2_where_a_named_picture_is_broken(tmp_path, capsys):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
