@@ -306,9 +306,9 @@ def ResNeXt(
         groups: The paper's cardinality.
         width_per_group: The paper's bottleneck width, for 64 planes.
         include_top: Whether to end with average pooling and a classifier.
-        weights: `None` for random values, the path of a file, or
-            `"hf://USER/NAME"` on the hub. The named constructors take tags,
-            too.
+        weights: `None` for random values, the path of a file, a row of
+            `registry.CHECKPOINTS`, or `"hf://USER/NAME"` on the hub. The
+            named constructors take tags, too.
         input_tensor: Keras tensor to use as the images, or `None`.
         input_shape: Shape of one image. Sizes may be `None`. With a top it
             defaults to what `eval_transform` makes for the weights; of a file
@@ -320,8 +320,8 @@ def ResNeXt(
         classifier_activation: Activation of the classifier; `None` returns
             logits.
         name: Name of the model; it selects no file.
-        accept_noncommercial: Whether the licence of weights on the hub may
-            forbid commercial use.
+        accept_noncommercial: Whether the licence of a row, or of weights on
+            the hub, may forbid commercial use.
         block: `"bottleneck"`, or `"basic"` as in ResNet-18 and -34.
         stem: `"imagenet"` (7x7 convolution and pooling, together stride 4),
             `"deep"` (three 3x3 convolutions in place of the 7x7, as in nets
@@ -365,6 +365,8 @@ def ResNeXt(
         ValueError: if an argument is out of its range, or if the weights do
             not fit the network in name, shape or number.
         FileNotFoundError: if the file of weights does not exist.
+        ConnectionError: if they can't be downloaded.
+        ImportError: if the hub's client is required, and not installed.
 
     Source: Xie et al., "Aggregated Residual Transformations for Deep Neural
     Networks", https://arxiv.org/abs/1611.05431.
@@ -493,6 +495,7 @@ def build(  # noqa: D417 (`_documented` adds the others)
     Raises:
         ValueError: as `ResNeXt`, and if the name or the tag is unknown or
             the licence needs `accept_noncommercial=True`.
+        FileNotFoundError, ImportError: as `ResNeXt`.
         ConnectionError: if a checkpoint can't be downloaded; the message says
             where to put the file by hand.
     """
@@ -655,6 +658,7 @@ def _constructor(architecture):
         Raises:
             ValueError: as `ResNeXt`, and if the tag is unknown or its licence
                 needs `accept_noncommercial=True`.
+            FileNotFoundError, ImportError: as `ResNeXt`.
             ConnectionError: if a checkpoint can't be downloaded; the message
                 says where to put the file by hand.
         """
@@ -747,7 +751,8 @@ def ResNeXt29(  # noqa: D417
         A functional `keras.Model`, as `keras_resnext.ResNeXt`.
 
     Raises:
-        ValueError: as `ResNeXt`.
+        ValueError, FileNotFoundError, ConnectionError, ImportError: as
+            `ResNeXt`.
 
     Source: section 5.3 of the paper.
     """

@@ -520,6 +520,8 @@ class TestSources:
         row = CHECKPOINTS["resnext50_32x4d", "fb_swsl_ig1b_ft_in1k"]
         with pytest.raises(ValueError, match="accept_noncommercial=True"):
             keras_resnext.ResNeXt50(weights=row)
+        with pytest.raises(ValueError, match="accept_noncommercial=True"):
+            keras_resnext.ResNeXt((3, 4, 6, 3), weights=row)
         with pytest.raises(ValueError, match="a checkpoint of resnet18"):
             keras_resnext.ResNet18(weights=row)
         with pytest.raises(ValueError, match="Received: weights=5"):

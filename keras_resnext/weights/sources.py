@@ -33,7 +33,8 @@ def choose(architecture, weights, accept_noncommercial=False):
         return None
     if isinstance(weights, registry.Checkpoint):
         if architecture is None:
-            return weights
+            name = f"{weights.architecture}/{weights.tag}"
+            return _accepted(weights, name, accept_noncommercial)
         # Nothing is downloaded that can't fit or has not been accepted.
         weights = weights.tag
     elif not isinstance(weights, (str, os.PathLike)):
@@ -64,6 +65,11 @@ def _on_hub(architecture, name, accept_noncommercial):
             f"is {row.architecture}. If that is a ResNet or ResNeXt, load it "
             f"with `keras_resnext.from_hub({row.hub!r})`."
         )
+    return _accepted(row, name, accept_noncommercial)
+
+
+def _accepted(row, name, accept_noncommercial):
+    """Returns the row, if its licence has been accepted where it has to be."""
     if not (row.commercial or accept_noncommercial):
         raise ValueError(
             f"{row.licence}, which forbids commercial use, must be accepted "
