@@ -1,28 +1,21 @@
 """Feeds the networks: pixels in, names out."""
 
 import concurrent.futures
-import contextlib
 import csv
 import dataclasses
 import functools
-import io
 import os
 import pathlib
 import sys
-import threading
 
 import keras
 import numpy as np
 from PIL import Image
 
-from keras_resnext import registry
+from keras_resnext import pillow, registry
+from keras_resnext.pillow import MAX_PIXELS
 from keras_resnext.weights import hub
 
-# Of a picture, for all that decode it: phones make 16320 x 12240 pixels.
-MAX_PIXELS = 200_000_000
-# Longer side to shorter one. Resizing makes the latter some hundred pixels.
-MAX_ASPECT = 100
-_OPENING = threading.Lock()  # for Pillow's limit, which all threads share
 _CIFAR10 = (
     "airplane",
     "automobile",
@@ -173,6 +166,28 @@ def decode_predictions(preds, top=5, labels=None):
         [(*names[i], scores[i]) for i in best]
         for scores, best in zip(preds, order[:, :top], strict=True)
     ]
+
+
+def class_names(checkpoint, outputs):
+    """Returns the names of a network's outputs, as far as anybody knows.
+
+    Args:
+        checkpoint: The `keras_resnext.registry.Checkpoint` of its weights, or
+            `None` for a file of which nothing is known.
+        outputs: Their number.
+
+    Returns:
+        A list of names, or `None`: ten classes of a stranger are not those of
+        CIFAR-10.
+    """
+    row = checkpoint
+    if row is not None and row.labels and len(row.labels) == outputs:
+        return list(row.labels)
+    ten = row is not None and row.labels is None and not row.hub
+    if outputs == 1000 or (outputs == 10 and ten and row.classes == 10):
+        rows = decode_predictions(np.eye(outputs), top=1)
+        return [name for ((_, name, _),) in rows]
+    return None
 
 
 @functools.cache
@@ -379,14 +394,11 @@ def _from_tensorflow(value):
 
 def _open(image, max_pixels):
     """Returns a path's, bytes', array's or picture's `PIL.Image` in RGB."""
-    if isinstance(image, bytes):
-        return _decode(image, f"{len(image)} bytes", max_pixels)
-    if isinstance(image, (str, os.PathLike)):
-        data = pathlib.Path(image).read_bytes()
-        return _decode(data, repr(str(image)), max_pixels)
+    if isinstance(image, (bytes, str, os.PathLike)):
+        return pillow.decode(image, max_pixels)
     if isinstance(image, Image.Image):
-        _require_size(image.size, "a picture", max_pixels)
-        return _to_rgb(image)
+        pillow.require_size(image.size, "a picture", max_pixels)
+        return pillow.to_rgb(image)
     image = _to_numpy(image)
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[..., 0]
@@ -399,62 +411,5 @@ def _open(image, max_pixels):
             f"image.shape={image.shape}, image.dtype={image.dtype}. Pass one "
             "picture, channels last, with values in 0..255."
         )
-    _require_size(image.shape[1::-1], "an array", max_pixels)
-    return _to_rgb(Image.fromarray(image))
-
-
-def _decode(data, name, max_pixels):
-    try:
-        with _own_limit():  # else Pillow refuses what phones make
-            image = Image.open(io.BytesIO(data))
-    except Exception as error:  # Pillow raises a dozen different ones.
-        raise _broken(name, error) from error
-    _require_size(image.size, name, max_pixels)
-    try:
-        return _to_rgb(image)
-    except Exception as error:
-        raise _broken(name, error) from error
-
-
-def _broken(name, error):
-    return ValueError(
-        "A picture that Pillow can decode is required. Received: "
-        f"image={name} ({error}). Replace or remove it."
-    )
-
-
-def _require_size(size, name, max_pixels):
-    """Raises if a picture is too large, or too narrow to be resized."""
-    width, height = size
-    narrow = max(size) > MAX_ASPECT * min(size)
-    if width * height > max_pixels or narrow:
-        raise ValueError(
-            f"A picture of at most {max_pixels:,} pixels, the longer side at "
-            f"most {MAX_ASPECT} times the shorter one, is required. Received: "
-            f"image={name} of {width} x {height} pixels. Make it smaller"
-            + ("." if narrow else ", or pass a greater `max_pixels`.")
-        )
-
-
-@contextlib.contextmanager
-def _own_limit():
-    """Lifts Pillow's limit of pixels, while a header is read."""
-    with _OPENING:
-        usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = usual
-
-
-def _to_rgb(image):
-    if image.mode.startswith("I"):
-        # Pillow's own conversion clips 16 bits at 255 instead of scaling.
-        values = np.clip(np.asarray(image) >> 8, 0, 255)
-        image = Image.fromarray(values.astype("uint8"))
-    elif image.mode == "F":
-        raise ValueError("its values are floating-point and have no range")
-    elif "transparency" in image.info:
-        # Straight to RGB, Pillow warns about palettes with transparency.
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+    pillow.require_size(image.shape[1::-1], "an array", max_pixels)
+    return pillow.to_rgb(Image.fromarray(image))

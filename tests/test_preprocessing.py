@@ -426,6 +426,16 @@ def test_arrays_of_one_and_four_channels():
 
 
 @anywhere
+def test_postscript_is_not_run(tmp_path):
+    path = tmp_path / "drawing.png"
+    Image.new("RGB", (6, 5)).save(path, "EPS")
+    encoded = path.read_bytes()
+    for source in (path, encoded, Image.open(io.BytesIO(encoded))):
+        with pytest.raises(ValueError, match="a program, which is not run"):
+            small()(source)
+
+
+@anywhere
 def test_palette_with_transparency():
     image = Image.new("P", (6, 5), 1)
     image.putpalette([1, 2, 3, 40, 50, 60])

@@ -213,6 +213,29 @@ def test_corrupt_pictures_are_named(folder, capsys):
         data.load(folder, on_corrupt="fail")
 
 
+def test_what_a_test_would_refuse_is_named_before_the_training(folder, capsys):
+    Image.new("F", (8, 8)).save(folder / "red" / "float.tiff")
+    Image.new("RGB", (904, 9)).save(folder / "red" / "narrow.png")
+    Image.new("RGB", (8, 8)).save(folder / "red" / "program.png", "EPS")
+    parts = data.load(folder)
+    assert sum(len(split.images) for split in parts) == 32
+    lines = capsys.readouterr().err.splitlines()
+    for line, reason in zip(
+        [line for line in lines if line.startswith("Skipped: ")],
+        ("have no range", "904 x 9 pixels", "a program"),
+        strict=True,
+    ):
+        assert reason in line
+
+
+def test_sixteen_bits_are_scaled_in_training_too(tmp_path):
+    grey = np.arange(64, dtype="uint16").reshape(8, 8) * 1024
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    decoded = np.asarray(batches._decoded(str(tmp_path / "grey.png")))
+    assert decoded.shape == (8, 8, 3)
+    np.testing.assert_array_equal(decoded[..., 1], grey >> 8)
+
+
 def test_sound_pictures_are_decoded_once(folder, monkeypatch, capsys):
     monkeypatch.setenv("KERAS_HOME", str(folder.with_name("home")))
     monkeypatch.setattr(data, "_WORTH_REMEMBERING", 1)

@@ -23,6 +23,7 @@ from keras_resnext.export.folding import (
 )
 from keras_resnext.export.formats import FORMATS, PICTURES, Job, one_by_one
 from keras_resnext.export.swap import moved, writing
+from keras_resnext.pillow import MAX_PIXELS
 
 # Of a checkpoint's row, for models that normalise by themselves.
 _LEVELS = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
@@ -90,7 +91,7 @@ def export(
     calibration=None,
     version=None,
     tolerance=None,
-    max_pixels=preprocessing.MAX_PIXELS,
+    max_pixels=MAX_PIXELS,
     batch=1,
     max_loss=0.5,
 ):
@@ -461,13 +462,8 @@ def _classes(model, checkpoint, labels):
         crop_mode=row.crop_mode,
     )
     classes = shape[1]
-    if labels is None and row.labels and classes == row.classes:
-        labels = row.labels
-    # Ten classes of a stranger on the hub are not CIFAR's.
-    known = (1000,) if row.hub else (10, 1000)
-    if labels is None and classes in known and classes == row.classes:
-        rows = preprocessing.decode_predictions(np.eye(classes), top=1)
-        labels = [name for ((_, name, _),) in rows]
+    if labels is None:
+        labels = preprocessing.class_names(row, classes)
     require(
         labels is not None and len(labels) == classes,
         f"`labels` must name the model's {classes} classes",

@@ -5,7 +5,7 @@ what a header claims. So the header is read first: what would differ from
 Pillow's picture, or is too large, is an error of its own.
 """
 
-from keras_resnext.preprocessing import MAX_ASPECT
+from keras_resnext.pillow import MAX_ASPECT
 
 _BMP_HEADERS = (40, 52, 56, 64, 108, 124)  # bytes; those that Pillow knows
 _BMP_MASKS = (0xFF0000, 0xFF00, 0xFF)  # blue first, as without masks

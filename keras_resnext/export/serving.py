@@ -4,7 +4,7 @@ import json
 
 from keras_resnext.export.decoding import decode
 from keras_resnext.export.folding import frozen
-from keras_resnext.preprocessing import MAX_ASPECT, MAX_PIXELS
+from keras_resnext.pillow import MAX_ASPECT, MAX_PIXELS
 
 _BROKEN = (
     "A JPEG, PNG, GIF or BMP picture that can be decoded, of at most {:,} "

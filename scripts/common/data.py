@@ -17,9 +17,9 @@ import zipfile
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
+from keras_resnext import pillow
 from keras_resnext.commands import console
 
 _NPZ = ("x_train", "y_train", "x_test", "y_test")
@@ -347,11 +347,10 @@ def _remember(path, marks):
 def _fault(path):
     """Returns what is wrong with a picture, or `None`."""
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (1, 1))  # JPEG: all bytes, few pixels
-            image.load()
-    except Exception as error:  # Pillow raises a dozen different ones.
-        return str(error).partition("\n")[0] or type(error).__name__
+        pillow.decode(path, draft=(1, 1))  # JPEG: all bytes, few pixels
+    except (OSError, ValueError) as error:
+        reason = error.__cause__ or error
+        return str(reason).partition("\n")[0] or type(reason).__name__
 
 
 class _Records(Sequence):

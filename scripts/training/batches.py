@@ -15,7 +15,6 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
-import io
 import itertools
 import os
 import time
@@ -26,6 +25,7 @@ from keras import layers, ops
 from PIL import Image, ImageOps
 
 import keras_resnext
+from keras_resnext import pillow
 from keras_resnext.registry import CHECKPOINTS, IMAGENET_MEAN
 from training import augment
 
@@ -228,15 +228,14 @@ def _decoded(image):
     Raises:
         ValueError: If that has changed since it was found sound.
     """
-    file = io.BytesIO(image) if isinstance(image, bytes) else image
     try:
-        with Image.open(file) as opened:
-            return opened.convert("RGB")
-    except Exception as error:  # Pillow raises a dozen different ones.
+        return pillow.decode(image)
+    except (OSError, ValueError) as error:
         name = f"{len(image)} bytes" if isinstance(image, bytes) else image
+        reason = error.__cause__ or error
         raise ValueError(
             "Pictures must stay as they are while a network is trained with "
-            f"them. Received: {name} ({error}). Restore or remove it, and "
+            f"them. Received: {name} ({reason}). Restore or remove it, and "
             "start again."
         ) from error
 

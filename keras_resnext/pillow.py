@@ -1,0 +1,103 @@
+"""Decodes pictures: anybody's files, into RGB, within limits."""
+
+import contextlib
+import io
+import threading
+
+import numpy as np
+from PIL import Image
+
+# Of a picture, for all that decode it: phones make 16320 x 12240 pixels.
+MAX_PIXELS = 200_000_000
+# Longer side to shorter one. Resizing makes the latter some hundred pixels.
+MAX_ASPECT = 100
+_OPENING = threading.Lock()  # for Pillow's limit, which all threads share
+
+
+def decode(source, max_pixels=MAX_PIXELS, draft=None):
+    """Returns an encoded picture in RGB.
+
+    Transparency and EXIF rotation are ignored, 16-bit grey values lose their
+    lower byte, and of an animation the first frame is taken. Of a file that
+    is no picture, or too large a one, only the header is read.
+
+    Args:
+        source: A path, or the `bytes` of a picture.
+        max_pixels: Greatest number of its pixels.
+        draft: For who wants to know only whether it is sound: `(width,
+            height)` that do, in pixels, which is faster for JPEG.
+
+    Returns:
+        A `PIL.Image.Image` of mode `"RGB"`.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it cannot be decoded, or if it is too large.
+    """
+    encoded = isinstance(source, bytes)
+    name = f"{len(source)} bytes" if encoded else repr(str(source))
+    with io.BytesIO(source) if encoded else open(source, "rb") as file:
+        try:
+            with _own_limit():  # else Pillow refuses what phones make
+                image = Image.open(file)
+        except Exception as error:  # Pillow raises a dozen different ones.
+            raise _broken(name, error) from error
+        require_size(image.size, name, max_pixels)
+        try:
+            if draft:
+                image.draft("RGB", draft)
+            return to_rgb(image)
+        except Exception as error:
+            raise _broken(name, error) from error
+
+
+def _broken(name, error):
+    return ValueError(
+        "A picture that Pillow can decode is required. Received: "
+        f"image={name} ({error}). Replace or remove it."
+    )
+
+
+def require_size(size, name, max_pixels=MAX_PIXELS):
+    """Raises if a picture is too large, or too narrow to be resized."""
+    width, height = size
+    narrow = max(size) > MAX_ASPECT * min(size)
+    if width * height > max_pixels or narrow:
+        raise ValueError(
+            f"A picture of at most {max_pixels:,} pixels, the longer side at "
+            f"most {MAX_ASPECT} times the shorter one, is required. Received: "
+            f"image={name} of {width} x {height} pixels. Make it smaller"
+            + ("." if narrow else ", or pass a greater `max_pixels`.")
+        )
+
+
+@contextlib.contextmanager
+def _own_limit():
+    """Lifts Pillow's limit of pixels, while a header is read."""
+    with _OPENING:
+        usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
+
+
+def to_rgb(image):
+    """Returns a `PIL.Image.Image` of any mode in RGB.
+
+    Raises:
+        ValueError: If its values have no range, or if Pillow would start
+            another program for it.
+    """
+    if image.format == "EPS":
+        raise ValueError("PostScript is a program, which is not run")
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips 16 bits at 255 instead of scaling.
+        values = np.clip(np.asarray(image) >> 8, 0, 255)
+        image = Image.fromarray(values.astype("uint8"))
+    elif image.mode == "F":
+        raise ValueError("its values are floating-point and have no range")
+    elif "transparency" in image.info:
+        # Straight to RGB, Pillow warns about palettes with transparency.
+        image = image.convert("RGBA")
+    return image.convert("RGB")
