@@ -25,7 +25,6 @@ import json
 import os
 import pathlib
 import re
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 __keras_later__ = True  # once Ctrl-C is looked after
@@ -37,7 +36,7 @@ import keras
 import numpy as np
 
 import keras_resnext
-from common import data, files, pictures
+from common import classifier, data, files, pictures
 from keras_resnext.commands import arguments, networks
 from keras_resnext.export import formats
 from keras_resnext.export.serving import PREPROCESSING
@@ -88,8 +87,7 @@ class Artifact:
     """An exported network, in its own runtime.
 
     Attributes:
-        labels: Names of the classes.
-        checkpoint: Whose preprocessing pictures get.
+        checkpoint: Whose preprocessing pictures get, with its classes' names.
         output_shape: As Keras has it.
     """
 
@@ -104,11 +102,12 @@ class Artifact:
         folder = path if path.is_dir() else path.parent
         text = (folder / PREPROCESSING).read_text("utf-8")
         facts = json.loads(text)
-        self.labels = facts["labels"]
-        self.output_shape = (None, len(self.labels))
+        labels = tuple(facts["labels"])
+        self.output_shape = (None, len(labels))
         self.checkpoint = dataclasses.replace(
             networks.USUAL,
-            classes=len(self.labels),
+            classes=len(labels),
+            labels=labels,
             **{k: facts[k] for k in ("resize", "crop", "interpolation")},
             **{k: tuple(facts[k]) for k in ("mean", "std")},
         )
@@ -132,16 +131,8 @@ def load_model(args):
             "and tag, after whose preprocessing it was trained, such as "
             "resnext50_32x4d/imagenet1k_v1 or resnext29/cifar10."
         )
-    if row is None:
-        row = networks.usual(args.model)
-        args.checkpoint = f"{row.architecture}/{row.tag}"
-        print(
-            f"The pictures of {file} get the preprocessing of "
-            f"{args.checkpoint}, which is usual. --checkpoint names another.",
-            file=sys.stderr,
-        )
-    model, row = networks.load(args, args.resize, args.crop)
-    networks.require_classifier(model, row)
+    model, row = networks.load(args, args.resize, args.crop, assume=True)
+    networks.require_classifier(model, row, "--crop")
     return model, row
 
 
@@ -172,35 +163,6 @@ def named_pictures(folder):
     return data.Split(list(ids), labels, classes.tolist())
 
 
-def outputs_of(classes, outputs):
-    """Returns the index of the network's output for each class, `(n,)`.
-
-    Args:
-        classes: The data's names of the classes, in the order of its labels.
-        outputs: Number of the network's outputs.
-
-    Raises:
-        ValueError: If these classes and outputs do not belong together.
-    """
-    known = {}
-    if outputs in (1000, 10):
-        # Equal scores are named in the order of the outputs. ImageNet's
-        # classes go by their ids, since it has two of the name "crane".
-        scores, column = np.zeros((1, outputs)), 0 if outputs == 1000 else 1
-        names = keras_resnext.decode_predictions(scores, outputs)[0]
-        known = {name[column]: i for i, name in enumerate(names)}
-    if known.keys() >= set(classes):
-        return np.array([known[name] for name in classes])
-    if len(classes) == outputs:
-        return np.arange(outputs)
-    raise ValueError(
-        "The data must have as many classes as the network has outputs, or "
-        f"WordNet ids for a network of ImageNet. Received: {len(classes)} "
-        f"classes ({', '.join(classes[:3])}, ...) for {outputs} outputs. Pass "
-        "the network that was made for this data."
-    )
-
-
 def accuracy(scores, labels):
     """Returns the number of classes, and top-1 and top-5 accuracy in percent.
 
@@ -225,8 +187,10 @@ def evaluate(model, split, transform, batch_size=64, on_corrupt="skip"):
         than the data, among those present. Then the labels, and the best one
         of the classes present for each picture, both as the data counts.
     """
-    outputs = outputs_of(split.classes, model.output_shape[-1])
-    scores, kept = networks.predict(
+    outputs, _ = classifier.outputs_of(
+        split.classes, model.output_shape[-1], transform.checkpoint
+    )
+    scores, kept = classifier.predict(
         model, split.images, transform, batch_size, on_corrupt
     )
     labels = split.labels[kept]
@@ -288,11 +252,9 @@ def main():
         },
     }
     print(HEADER + table(args, result), end="")
-    if args.artifact is not None:
-        names = model.labels
-    else:
-        names = networks.names_of(args, split.classes, model.output_shape[-1])
-    outputs = outputs_of(split.classes, len(names))
+    outputs, names = classifier.outputs_of(
+        split.classes, model.output_shape[-1], row
+    )
     names = [names[i] for i in outputs]
     write(args, result, labels, predictions, names)
 

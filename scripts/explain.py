@@ -39,9 +39,8 @@ from keras_resnext.commands import console  # first: for Ctrl-C and oneDNN
 import keras
 import numpy as np
 
-import evaluate
 import keras_resnext
-from common import data, files, pictures
+from common import classifier, data, files, pictures
 from common.grad_cam import activation, grad_cam
 from keras_resnext.commands import arguments, networks
 from training import report
@@ -106,23 +105,21 @@ def load_model(args):
     Raises:
         ValueError: If neither the network nor --size tell the pictures' size.
     """
-    model, row = networks.load(args, args.size, args.size)
-    networks.require_classifier(model, row)
-    if row is None:
-        size = args.size or model.input_shape[1]
-        if size is None:
-            raise ValueError(
-                "--size must be given for a network that takes pictures of "
-                "any size. Received: --size=None. Pass the side, in pixels, "
-                "that it was trained for, or --checkpoint."
-            )
-        row = dataclasses.replace(networks.USUAL, resize=size, crop=size)
+    _, known = networks.find(args)
+    model, row = networks.load(args, args.size, args.size, assume=True)
+    networks.require_classifier(model, row, "--size")
+    if known is None and args.size is None and model.input_shape[1] is None:
+        raise ValueError(
+            "--size must be given for a network that takes pictures of any "
+            "size. Received: --size=None. Pass the side, in pixels, that it "
+            "was trained for, or --checkpoint."
+        )
     return model, keras_resnext.eval_transform(row)
 
 
 def predict(model, images, transform, args):
     """Returns probabilities, `(n, classes)`, and the pictures' indices."""
-    scores, kept = networks.predict(
+    scores, kept = classifier.predict(
         model, images, transform, args.batch_size, args.on_corrupt
     )
     if activation(model) is keras.activations.linear:
@@ -321,8 +318,9 @@ def most_confused(labels, best, classes, count=10):
 def explain(args, test):
     """Predicts, draws and writes the page; returns its title."""
     model, transform = load_model(args)
-    outputs = evaluate.outputs_of(test.classes, model.output_shape[-1])
-    classes = networks.names_of(args, test.classes, model.output_shape[-1])
+    outputs, classes = classifier.outputs_of(
+        test.classes, model.output_shape[-1], transform.checkpoint
+    )
     scores, kept = predict(model, test.images, transform, args)
     labels, best = outputs[test.labels[kept]], scores.argmax(-1)
     names = [name_of(test.images[i], i, args.data) for i in kept]

@@ -286,6 +286,39 @@ def test_predict_with_an_own_network(own, tmp_path, capsys):
     assert rows(output)[str(picture)][0][0] == "vert" and not errors
 
 
+def test_logits_are_no_percentages(own, capsys):
+    network, picture = own
+    model = keras.models.load_model(network)
+    model.layers[-1].activation = keras.activations.linear
+    model.layers[-1].bias.assign([0.0, 0.0, -0.5])
+    model.save(network)
+    assert main(["predict", str(picture), "--network", str(network)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()[1:]
+    assert "%" not in line and re.findall(r"-?\d\.\d\d", line)[2][0] == "-"
+
+
+def test_predict_takes_classifiers_alone(own, tmp_path, capsys):
+    network, picture = own
+    words = ["predict", str(picture), "--network", str(network)]
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--checkpoint", "resnext29/cifar10"])
+    assert end.value.code == 2
+    sentence = "32 pixels for 8x8. Pass another --checkpoint."
+    assert sentence in capsys.readouterr().err
+    for option in (["--weights", "cifar10"], ["--classes", "3"]):
+        with pytest.raises(SystemExit) as end:
+            main([*words, *option])
+        assert end.value.code == 2
+        assert "must be named alone" in capsys.readouterr().err
+    x = keras.Input((8, 8, 3))
+    for outputs in (x, [keras.layers.Flatten()(x)] * 2):
+        keras.Model(x, outputs).save(network)
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 2
+        assert "one score for each class" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_predict_in_a_process_of_its_own(own, tmp_path):
     network, picture = own
@@ -324,7 +357,7 @@ def test_control_c_while_modules_are_imported(words, module, tmp_path):
 def test_control_c_ends_with_130(own, monkeypatch, capsys):
     from keras_resnext.commands import networks
 
-    def interrupt(_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(networks, "load", interrupt)

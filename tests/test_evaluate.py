@@ -16,7 +16,7 @@ from PIL import Image
 
 import evaluate
 import keras_resnext
-from common import data
+from common import classifier, data
 from keras_resnext.commands import networks
 
 # Each network is asked once: to trace it would take longer.
@@ -129,25 +129,38 @@ def test_fewer_than_five_outputs():
     assert found == {"classes": 3, "top1": 66.667, "top5": 100.0}
 
 
-def test_classes_by_cifars_names_or_by_position():
-    assert evaluate.outputs_of(["truck", "cat"], 10).tolist() == [9, 3]
-    assert evaluate.outputs_of(["a", "b"], 2).tolist() == [0, 1]
-    with pytest.raises(ValueError, match=r"2 classes .* for 1000 outputs"):
-        evaluate.outputs_of(["a", "b"], 1000)
+CIFAR10 = TRANSFORM.checkpoint
 
 
 @pytest.mark.parametrize(
-    ("model", "own", "expected"),
+    ("classes", "number", "row", "outputs", "names"),
     [
-        ("resnext29", None, "cat"),
-        ("resnext29", 10, "3"),  # a head of one's own
-        ("mine.keras", None, "3"),
+        (["truck", "cat"], 10, None, [9, 3], ["airplane", "automobile"]),
+        (["a", "b"], 2, None, [0, 1], ["a", "b"]),
+        # The network's own names, whose order is not that of folders.
+        (["daisy", "rose"], 2, ("rose", "daisy"), [1, 0], ["rose", "daisy"]),
+        (["rose"], 2, ("rose", "daisy"), [0], ["rose", "daisy"]),
+        (["0", "1"], 2, ("rose", "daisy"), [0, 1], ["rose", "daisy"]),
+        # Two of ImageNet's classes are cranes.
+        (["n02012849", "n03126707"], 1000, None, [134, 517], ["tench"]),
+        # Ten digits are CIFAR-10's classes only where it is its network.
+        (list("0123456789"), 10, CIFAR10, range(10), ["airplane"]),
+        (list("0123456789"), 10, (), range(10), ["0", "1"]),
+        (list("0123456789"), 10, None, range(10), ["0", "1"]),
     ],
 )
-def test_numbers_get_the_outputs_names(model, own, expected):
-    args = argparse.Namespace(model=model, classes=own)
-    digits = [str(i) for i in range(10)]
-    assert networks.names_of(args, digits, 10)[3] == expected
+def test_which_output_a_class_is(classes, number, row, outputs, names):
+    if isinstance(row, tuple):
+        row = dataclasses.replace(CIFAR10, classes=number, labels=row)
+    found, called = classifier.outputs_of(classes, number, row)
+    assert found.tolist() == list(outputs)
+    assert len(called) == number and called[: len(names)] == names
+
+
+def test_classes_that_the_network_does_not_have():
+    for classes in (["a", "b"], ["crane"]):
+        with pytest.raises(ValueError, match=r"class.* for 1000 outputs"):
+            classifier.outputs_of(classes, 1000)
 
 
 def test_corrupt_pictures(folder, capsys):

@@ -20,7 +20,7 @@ def run(args):
         return run_fastest(args)
     precisions = args.precision or ["float32"]
     pairs = artifacts(args.format, precisions, args.calibration)
-    labels = read_labels(args)
+    labels = read_labels(args.labels)
     model, checkpoint = networks.load(args)
     reports = [
         export(
@@ -48,7 +48,7 @@ def run_fastest(args):
         )
     if "all" in (precisions := args.precision or ()):
         precisions = PRECISIONS
-    labels = read_labels(args)
+    labels = read_labels(args.labels)
     model, checkpoint = networks.load(args)
     export(
         model,
@@ -64,14 +64,9 @@ def run_fastest(args):
     )
 
 
-def read_labels(args):
-    """Returns the classes' names, or `None` for those of the checkpoint."""
-    if args.labels is not None:
-        return args.labels.read_text("utf-8").splitlines()
-    file, _ = networks.find(args)
-    if file is None or args.checkpoint is not None:
-        return None
-    return networks.trained(file)[1]
+def read_labels(file):
+    """Returns the names in a file, or `None` for those of the checkpoint."""
+    return None if file is None else file.read_text("utf-8").splitlines()
 
 
 def artifacts(formats, precisions, calibration):

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 import sys
 
@@ -25,13 +24,15 @@ from keras_resnext.registry import (
 USUAL = CHECKPOINTS["resnext50_32x4d", "imagenet1k_v1"]
 
 
-def load(args, resize=None, crop=None):
+def load(args, resize=None, crop=None, assume=False):
     """Returns a network and the preprocessing of its pictures.
 
     Args:
         args: What `arguments.add_network` has read.
         resize: Length of the shorter side, or `None` for the checkpoint's.
         crop: Side of what is cut out, or `None` for the checkpoint's.
+        assume: Whether a file of which nothing is known gets the usual
+            preprocessing, which is said on the error stream.
 
     Returns:
         `(model, checkpoint)`. The checkpoint is a row of the registry with
@@ -42,11 +43,25 @@ def load(args, resize=None, crop=None):
         OSError: If a file cannot be read.
     """
     file, row = find(args)
+    model = side = None
+    if file is not None and file.suffix == ".keras":
+        model = load_keras(file)
+    if row is None and assume:
+        if model:
+            require_classifier(model, None)
+            side = model.input_shape[1]
+        row = usual(args.model, side)
+        print(
+            f"Pictures get the preprocessing of {row.architecture}/{row.tag}, "
+            f"{row.resize}/{row.crop} {row.interpolation}, as nothing else is "
+            f"known of {file}; --checkpoint names another one.",
+            file=sys.stderr,
+        )
     if row is not None:
         sizes = {"resize": resize, "crop": crop}
         row = dataclasses.replace(row, **{k: v for k, v in sizes.items() if v})
-    if file is not None and file.suffix == ".keras":
-        return load_keras(file), row
+    if model:
+        return model, row
     architecture = find_architecture(args.model)
     random = args.weights == "random"
     if random:
@@ -90,12 +105,13 @@ def load_keras(file):
         ) from error
 
 
-def require_classifier(model, row):
+def require_classifier(model, row, option=None):
     """Checks that a network takes RGB pictures and gives a score a class.
 
     Args:
         model: What was loaded, which may be anybody's.
         row: The `Checkpoint` whose preprocessing its pictures get, or `None`.
+        option: Which changes their size, if there is one.
 
     Raises:
         ValueError: If it does not, or takes pictures of another size.
@@ -115,8 +131,9 @@ def require_classifier(model, row):
     if row is not None and any(s not in (None, row.crop) for s in sides):
         raise ValueError(
             "Pictures must have the size that the network takes. Received: "
-            f"{row.crop} pixels for {sides[0]}x{sides[1]}. Pass --crop "
-            f"{sides[0]} (--size in explain.py), or another --checkpoint."
+            f"{row.crop} pixels for {sides[0]}x{sides[1]}. Pass "
+            + (f"{option} {sides[0]}, or " if option else "")
+            + "another --checkpoint."
         )
 
 
@@ -127,52 +144,66 @@ def find(args):
     there may be no more to know. Without `args.weights`, it gets those that
     ship with the architecture, or `"imagenet"`.
     """
-    name = args.model
-    if not name.endswith(".keras"):
-        try:
-            name = find_architecture(name).name
-        except ValueError as error:
-            raise ValueError(
-                "The network must be a .keras file or an architecture. "
-                f"Received: {name}. Pass one of {', '.join(ARCHITECTURES)}."
-            ) from error
-    if args.weights is None:
-        shipped = (
-            row.tag
-            for row in CHECKPOINTS.values()
-            if row.architecture == name and row.file
-        )
-        args.weights = next(shipped, "imagenet")
-    if name.endswith(".keras"):
-        source = pathlib.Path(name)
-    elif args.weights == "random":
-        rows = [row for row in CHECKPOINTS.values() if row.architecture == name]
-        source = rows[0] if rows else USUAL
-    else:
-        source = weights.choose(name, args.weights, args.accept_noncommercial)
+    source = _source(args)
     file = None if isinstance(source, Checkpoint) else source
+    row = trained(file) if file else source
     if args.checkpoint is not None:
-        row = preprocessing.eval_transform(args.checkpoint).checkpoint
-    else:
-        row = trained(file)[0] if file else source
+        own, row = row, preprocessing.eval_transform(args.checkpoint).checkpoint
+        if file and own is not None:  # its classes are known
+            row = dataclasses.replace(
+                row, classes=own.classes, labels=own.labels
+            )
     return file, row
 
 
-def usual(name):
-    """Returns the checkpoint after which an architecture is mostly trained.
+def _source(args):
+    """Returns the `Checkpoint`, or the file, that the command line names."""
+    if args.model.endswith(".keras"):
+        if args.weights is not None or args.classes is not None:
+            raise ValueError(
+                "A .keras file must be named alone: it has its own weights "
+                f"and classes. Received: {args.model} with --weights "
+                f"{args.weights} and --classes {args.classes}. Leave both out."
+            )
+        return pathlib.Path(args.model)
+    try:
+        name = find_architecture(args.model).name
+    except ValueError as error:
+        raise ValueError(
+            "The network must be a .keras file or an architecture. Received: "
+            f"{args.model}. Pass one of {', '.join(ARCHITECTURES)}."
+        ) from error
+    rows = [row for row in CHECKPOINTS.values() if row.architecture == name]
+    if args.weights is None:
+        args.weights = next((r.tag for r in rows if r.file), "imagenet")
+    if args.weights == "random":
+        return rows[0] if rows else USUAL
+    return weights.choose(name, args.weights, args.accept_noncommercial)
+
+
+def usual(name, side=None):
+    """Returns the preprocessing of a file of which nothing is known.
 
     Args:
-        name: Of the architecture.
+        name: Of the file or, of a file of weights, of its architecture.
+        side: Of the pictures that the network takes, or `None` for any.
 
     Returns:
-        What `"imagenet"` stands for, else its first row, else a plain one.
+        A `Checkpoint`: of the architecture what `"imagenet"` stands for, else
+        its first row, else a plain one. It does not say whose classes the
+        network has.
     """
-    name = find_architecture(name).name
-    rows = [row for row in CHECKPOINTS.values() if row.architecture == name]
+    rows = []
+    if not name.endswith(".keras"):
+        name = find_architecture(name).name
+        rows = [row for row in CHECKPOINTS.values() if row.architecture == name]
     try:
-        return resolve(name, "imagenet", accept_noncommercial=True)
+        row = resolve(name, "imagenet")
     except ValueError:
-        return rows[0] if rows else USUAL
+        row = rows[0] if rows else USUAL
+    if side not in (None, row.crop):
+        row = dataclasses.replace(row, resize=side, crop=side)
+    return dataclasses.replace(row, labels=())
 
 
 def trained(file):
@@ -181,101 +212,17 @@ def trained(file):
     It says so in result.json, beside the file.
 
     Returns:
-        `(checkpoint, classes)`, with the classes' names; both `None` where
+        A `Checkpoint`, whose labels are the classes' names; `None` where
         there is no such file.
     """
     try:
         text = file.with_name("result.json").read_text("utf-8")
         result = json.loads(text)
-        options, classes = result["options"], result["classes"]
+        options, classes = result["options"], tuple(result["classes"])
         crop = options["test_size"] or options["sizes"][-1]
         resize = options["test_resize"] or crop
     except (OSError, ValueError, KeyError, TypeError):
-        return None, None
-    row = dataclasses.replace(
-        USUAL, resize=resize, crop=crop, classes=len(classes)
+        return None
+    return dataclasses.replace(
+        USUAL, resize=resize, crop=crop, classes=len(classes), labels=classes
     )
-    return row, classes
-
-
-def names_of(args, classes, outputs):
-    """Returns the name of each output: the data's, or the checkpoint's."""
-    own = args.classes or args.model.endswith(".keras")
-    if own and len(classes) == outputs:
-        return classes
-    rows = preprocessing.decode_predictions(np.eye(outputs), top=1)
-    return [name for ((_, name, _),) in rows]
-
-
-class Batches(keras.utils.PyDataset):
-    """Batches of preprocessed pictures, made in threads, for any backend.
-
-    Attributes:
-        corrupt: Why pictures could not be read, by their index. They are
-            black in their batch.
-    """
-
-    def __init__(self, images, transform, batch_size, on_corrupt):
-        """Takes the pictures, and what makes an input of one of them."""
-        super().__init__(workers=os.cpu_count())
-        self.images, self.transform = images, transform
-        self.batch_size, self.on_corrupt = batch_size, on_corrupt
-        self.corrupt = {}
-
-    def __len__(self):
-        """Returns the number of batches."""
-        return -(-len(self.images) // self.batch_size)
-
-    def __getitem__(self, index):
-        """Returns the inputs of one batch, `(batch, crop, crop, 3)`."""
-        start = index * self.batch_size
-        stop = min(start + self.batch_size, len(self.images))
-        return (np.stack([self.input(i) for i in range(start, stop)]),)
-
-    def input(self, i):
-        """Returns the input of one picture, `(crop, crop, 3)`."""
-        try:
-            return self.transform(self.images[i])
-        except (OSError, ValueError) as error:
-            if self.on_corrupt == "fail":
-                raise
-            self.corrupt[i] = str(error)
-            side = self.transform.checkpoint.crop
-            return np.zeros((side, side, 3), "float32")
-
-
-def predict(model, images, transform, batch_size=64, on_corrupt="skip"):
-    """Returns the scores of all pictures that can be read.
-
-    Args:
-        model: A classifier.
-        images: As those of a `data.Split`.
-        transform: What makes an input of a picture: `EvalTransform`.
-        batch_size: Number of pictures in a batch.
-        on_corrupt: `"skip"` reports pictures that cannot be read and leaves
-            them out; `"fail"` raises.
-
-    Returns:
-        The scores, float32 `(n, classes)`, and the pictures' indices, `(n,)`.
-
-    Raises:
-        ValueError: If there is no picture, or if scores are not finite.
-    """
-    corrupt = {}
-    scores = np.zeros((0, model.output_shape[-1]), "float32")
-    if len(images):
-        batches = Batches(images, transform, batch_size, on_corrupt)
-        verbose = 1 if sys.stdout.isatty() else 2
-        scores = model.predict(batches, verbose=verbose).astype("float32")
-        corrupt = batches.corrupt
-    for reason in corrupt.values():
-        print(f"Skipped: {reason}", file=sys.stderr)
-    kept = np.setdiff1d(np.arange(len(images)), list(corrupt))
-    scores = scores[kept]
-    if not len(kept) or not np.isfinite(scores).all():
-        raise ValueError(
-            "Pictures to test with that can be read, and finite scores of "
-            f"them, are required. Received: {len(kept)} pictures. Add some, "
-            "pass a greater --holdout, or check the weights."
-        )
-    return scores, kept

@@ -1,7 +1,6 @@
 """Says what pictures show: the best classes of each one."""
 
 import csv
-import dataclasses
 import os
 import sys
 from concurrent import futures
@@ -9,7 +8,7 @@ from concurrent import futures
 import numpy as np
 from tqdm import tqdm
 
-from keras_resnext import preprocessing, registry
+from keras_resnext import preprocessing
 from keras_resnext.commands import networks
 
 
@@ -24,16 +23,9 @@ def run(args):
         OSError: If a file cannot be read or written.
     """
     pictures = find(args.pictures)
-    model, row = networks.load(args)
-    if row is None:
-        row = _usual(args.model, model)
-        print(
-            "Pictures get the preprocessing of ImageNet's weights, "
-            f"{row.resize}/{row.crop} {row.interpolation}, as nothing else is "
-            "known of the file; --checkpoint names another one.",
-            file=sys.stderr,
-        )
-    names = _names(args, model.output_shape[-1])
+    model, row = networks.load(args, assume=True)
+    networks.require_classifier(model, row)
+    names = _names(args.labels, row, model.output_shape[-1])
     transform = preprocessing.eval_transform(row)
     width = max(map(len, ["picture", *map(str, pictures)]))
     print(f"{'picture':{width}}  best guesses")
@@ -41,7 +33,9 @@ def run(args):
     for path, scores in classify(model, transform, pictures, args.batch_size):
         best = np.argsort(-scores, kind="stable")[: args.top]
         table.append((path, [(names[i], scores[i]) for i in best]))
-        guesses = ", ".join(f"{n} {_percent(s)}" for n, s in table[-1][1])
+        # Logits stay as they are.
+        form = ".1%" if min(scores) >= 0 and max(scores) <= 1 else ".2f"
+        guesses = ", ".join(f"{n} {s:{form}}" for n, s in table[-1][1])
         tqdm.write(f"{path!s:{width}}  {guesses}")
     if not table:
         raise ValueError(
@@ -103,48 +97,18 @@ def _reader(transform):
     return read
 
 
-def _usual(name, model):
-    """Returns the preprocessing of a file of which nothing is known."""
-    try:
-        row = registry.resolve(name, "imagenet")
-    except ValueError:
-        row = networks.USUAL
-    side = model.input_shape[1]
-    if side in (None, row.crop):
-        return row
-    return dataclasses.replace(row, resize=side, crop=side)
-
-
-def _names(args, outputs):
-    """Returns the name of each output, of a stranger's file its number."""
-    if args.labels is not None:
-        names = args.labels.read_text("utf-8").splitlines()
-        if len(names) != outputs:
-            raise ValueError(
-                "--labels must name each class on a line of its own. "
-                f"Received: {len(names)} names for {outputs} classes. Check "
-                f"{args.labels}."
-            )
-        return names
-    file, row = networks.find(args)
-    if row is not None and row.labels and len(row.labels) == outputs:
-        return row.labels
-    if file is not None:
-        names = networks.trained(file)[1]
-        if names is not None and len(names) == outputs:
-            return names
-    known = file is None or args.checkpoint is not None or outputs == 1000
-    if row is not None and row.hub:  # a stranger's ten classes are not CIFAR's
-        known = outputs == 1000
-    if not known or outputs not in (10, 1000):
-        return [f"class {i}" for i in range(outputs)]
-    rows = preprocessing.decode_predictions(np.eye(outputs), top=1)
-    return [name for ((_, name, _),) in rows]
-
-
-def _percent(score):
-    """Returns a probability as such; logits stay as they are."""
-    return f"{score:.1%}" if 0 <= score <= 1 else f"{score:.2f}"
+def _names(file, row, outputs):
+    """Returns the name of each output, of a stranger's network its number."""
+    if file is None:
+        names = preprocessing.class_names(row, outputs)
+        return names or [f"class {i}" for i in range(outputs)]
+    names = file.read_text("utf-8").splitlines()
+    if len(names) != outputs:
+        raise ValueError(
+            "--labels must name each class on a line of its own. Received: "
+            f"{len(names)} names for {outputs} classes. Check {file}."
+        )
+    return names
 
 
 def _write(path, table):

@@ -1,0 +1,120 @@
+"""Asks a classifier: the scores of pictures, and which output is what."""
+
+import os
+import sys
+
+import keras
+import numpy as np
+
+from keras_resnext import preprocessing
+
+
+def outputs_of(classes, outputs, row=None):
+    """Returns which output of a network each class is, and all their names.
+
+    Args:
+        classes: The data's names of the classes, in the order of its labels.
+        outputs: Number of the network's outputs.
+        row: The `Checkpoint` of its weights, or `None`.
+
+    Returns:
+        The index of the output of each class, `(n,)`, and a name for each
+        output: the network's own, or the data's if it has none.
+
+    Raises:
+        ValueError: If these classes and outputs do not belong together.
+    """
+    names = preprocessing.class_names(row, outputs)
+    # ImageNet has two classes of the name "crane", told apart by their ids.
+    known = {name: i for i, name in enumerate(names or ())}
+    known = {n: i for n, i in known.items() if names.count(n) == 1}
+    if outputs in (1000, 10):
+        rows = preprocessing.decode_predictions(np.eye(outputs), top=1)
+        usual = [row[0][0 if outputs == 1000 else 1] for row in rows]
+        known = {name: i for i, name in enumerate(usual)} | known
+        if known.keys() >= set(classes):
+            names = names or usual
+    if known.keys() >= set(classes):
+        return np.array([known[name] for name in classes]), names
+    if len(classes) == outputs:
+        return np.arange(outputs), names or list(classes)
+    raise ValueError(
+        "The data must have as many classes as the network has outputs, or "
+        f"classes of its names. Received: {len(classes)} classes "
+        f"({', '.join(classes[:3])}, ...) for {outputs} outputs. Pass the "
+        "network that was made for this data."
+    )
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of preprocessed pictures, made in threads, for any backend.
+
+    Attributes:
+        corrupt: Why pictures could not be read, by their index. They are
+            black in their batch.
+    """
+
+    def __init__(self, images, transform, batch_size, on_corrupt):
+        """Takes the pictures, and what makes an input of one of them."""
+        super().__init__(workers=os.cpu_count())
+        self.images, self.transform = images, transform
+        self.batch_size, self.on_corrupt = batch_size, on_corrupt
+        self.corrupt = {}
+
+    def __len__(self):
+        """Returns the number of batches."""
+        return -(-len(self.images) // self.batch_size)
+
+    def __getitem__(self, index):
+        """Returns the inputs of one batch, `(batch, crop, crop, 3)`."""
+        start = index * self.batch_size
+        stop = min(start + self.batch_size, len(self.images))
+        return (np.stack([self.input(i) for i in range(start, stop)]),)
+
+    def input(self, i):
+        """Returns the input of one picture, `(crop, crop, 3)`."""
+        try:
+            return self.transform(self.images[i])
+        except (OSError, ValueError) as error:
+            if self.on_corrupt == "fail":
+                raise
+            self.corrupt[i] = str(error)
+            side = self.transform.checkpoint.crop
+            return np.zeros((side, side, 3), "float32")
+
+
+def predict(model, images, transform, batch_size=64, on_corrupt="skip"):
+    """Returns the scores of all pictures that can be read.
+
+    Args:
+        model: A classifier.
+        images: As those of a `data.Split`.
+        transform: What makes an input of a picture: `EvalTransform`.
+        batch_size: Number of pictures in a batch.
+        on_corrupt: `"skip"` reports pictures that cannot be read and leaves
+            them out; `"fail"` raises.
+
+    Returns:
+        The scores, float32 `(n, classes)`, and the pictures' indices, `(n,)`.
+
+    Raises:
+        ValueError: If there is no picture, or if scores are not finite.
+    """
+    corrupt = {}
+    scores = np.zeros((0, model.output_shape[-1]), "float32")
+    if len(images):
+        batches = Batches(images, transform, batch_size, on_corrupt)
+        verbose = 1 if sys.stdout.isatty() else 2
+        scores = model.predict(batches, verbose=verbose).astype("float32")
+        corrupt = batches.corrupt
+    for reason in corrupt.values():
+        print(f"Skipped: {reason}", file=sys.stderr)
+    kept = np.setdiff1d(np.arange(len(images)), list(corrupt))
+    scores = scores[kept]
+    if not len(kept) or not np.isfinite(scores).all():
+        raise ValueError(
+            "Pictures to test with that can be read, and finite scores of "
+            f"them, are required. Received: {len(kept)} pictures. Add some, "
+            "pass a greater --holdout, or check the weights."
+        )
+    return scores, kept
