@@ -39,7 +39,7 @@ import keras_resnext
 from common import classifier, data, files, pictures
 from keras_resnext.commands import arguments, networks
 from keras_resnext.export import formats
-from keras_resnext.export.serving import PREPROCESSING
+from keras_resnext.export.serving import facts_of
 
 HEADER = """
 | network | weights | data | images | among classes | top-1, % | top-5, % |
@@ -99,9 +99,7 @@ class Artifact:
             OSError: If there is no description.
         """
         _, self.run = formats.load(path)
-        folder = path if path.is_dir() else path.parent
-        text = (folder / PREPROCESSING).read_text("utf-8")
-        facts = json.loads(text)
+        facts = json.loads(facts_of(path).read_text("utf-8"))
         labels = tuple(facts["labels"])
         self.output_shape = (None, len(labels))
         self.checkpoint = dataclasses.replace(

@@ -532,6 +532,32 @@ def test_the_fastest_must_agree(least, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"saved_model"}
 
 
+def test_why_nothing_can_be_the_fastest(least, tmp_path, monkeypatch):
+    def fail(job, path):
+        raise RuntimeError("of a converter")
+
+    kind = dataclasses.replace(formats.FORMATS["onnx"], write=fail)
+    monkeypatch.setattr(fastest, "FORMATS", {"onnx": kind})
+    monkeypatch.setitem(formats.FORMATS, "onnx", kind)
+    with pytest.raises(ValueError, match=r"one format or more.*of a converter"):
+        export(least, tmp_path, "fastest", precision="float32")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_fastest_leaves_the_settings_of_a_server(
+    least, tmp_path, monkeypatch
+):
+    kind = formats.FORMATS["saved_model"]
+    monkeypatch.setattr(fastest, "FORMATS", {"saved_model": kind})
+    monkeypatch.setattr(module, "_compare", compare_nothing)
+    settings = tmp_path / "saved_model" / "batching_parameters.txt"
+    settings.parent.mkdir()
+    settings.write_text("mine")
+    export(least, tmp_path, "fastest", precision="float32")
+    assert settings.read_text() == "mine"
+    assert (settings.parent / "1").is_dir()
+
+
 def compare_nothing(format, path, job, model, tolerance):
     return dict(
         runtime="It", max_difference=0.0, agreement=1.0, pictures=1, latency=1.0
@@ -613,8 +639,7 @@ FACTS = {
 def test_artifacts_say_what_they_eat(artifact, format):
     path = artifact("small", format).path
     checkpoint = row(32, 10)
-    beside = path if path.is_dir() else path.parent
-    text = (beside / "preprocessing.json").read_text("utf-8")
+    text = beside(path).read_text("utf-8")
     for facts in (FACTS[format](path), json.loads(text)):
         for name in ("resize", "crop", "interpolation", "licence"):
             assert facts[name] == getattr(checkpoint, name)
@@ -623,13 +648,19 @@ def test_artifacts_say_what_they_eat(artifact, format):
         assert facts["labels"][0] == "airplane" and len(facts["labels"]) == 10
 
 
+def beside(path):
+    """Returns what an artifact says of its inputs, in a file."""
+    if path.is_dir():
+        return path / "preprocessing.json"
+    return path.with_name(f"{path.name}.json")
+
+
 def documented(folder, path):
     """Returns the lines of docs/export.md for what a folder gets."""
     name = {"onnx": "model.onnx", "litert": "model.tflite"}
     name = name.get(path.name, path.name)
     (folder / name).symlink_to(path)
-    beside = path if path.is_dir() else path.parent
-    shutil.copy(beside / "preprocessing.json", folder)
+    shutil.copy(beside(path), folder / "model.onnx.json")
     shutil.copy(formats.PICTURES[1], folder / "cat.jpg")
     text = (ROOT / "docs/export.md").read_text("utf-8")
     text = text.split("## Without this package")[1].split("\n## ")[0]
@@ -1346,6 +1377,8 @@ def text(tree):
         ),
         ({"version": 0}, "`version` must be a positive integer"),
         ({"format": "fastest", "batch": 0}, "`batch` must be a positive"),
+        ({"format": "fastest", "top": 0}, "`top` must be a positive"),
+        ({"format": "fastest", "version": 3}, "`version` must be left out"),
         ({"format": "fastest", "max_loss": -1}, "`max_loss` must be a perc"),
         ({"format": "fastest", "precision": "int4"}, "`precision` must be so"),
         ({"top": 0}, "`top` must be a positive integer"),
@@ -1588,6 +1621,19 @@ def test_exports_at_once_leave_each_other_alone(tmp_path):
         other.communicate("\n")
     assert other.returncode == 0 and path.read_text() == "new"
     assert set(tmp_path.iterdir()) == {path, mine}
+
+
+def test_a_version_that_another_export_wrote_first_stays(tmp_path):
+    with (
+        pytest.raises(FileExistsError, match="with a new `version`"),
+        swap.moved(tmp_path / "1", new=True) as late,
+    ):
+        late.mkdir()
+        with swap.moved(tmp_path / "1", new=True) as first:
+            first.mkdir()
+            (first / "first").touch()
+    assert [path.name for path in (tmp_path / "1").iterdir()] == ["first"]
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize("format", ["onnx", "litert", "openvino"])

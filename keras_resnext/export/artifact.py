@@ -144,7 +144,8 @@ def export(
             paths, or an array of the model's inputs, of several a dictionary
             by their names. `"int8"` needs them, a hundred or more; up to 32
             are compared.
-        version: Of the SavedModel, a positive integer; by default 1.
+        version: Of the SavedModel, a positive integer; by default 1, and
+            always the next one for `"fastest"`.
         tolerance: Greatest difference from the model's outputs, relative to
             the greatest one, or `None` for that of the precision: 1e-4 for
             float32, 0.02 for float16, 0.1 for bfloat16, 0.5 for int8. Of
@@ -179,10 +180,19 @@ def export(
     }
     if keras.backend.backend() != "tensorflow":
         _check_arguments(model, "saved_model", "float32", None, 1)
+        if checkpoint is not None:  # its table may have more rows here
+            row = preprocessing.eval_transform(checkpoint).checkpoint
+            options["checkpoint"] = row
         options |= {"path": path, "format": format, "precision": precision}
         options |= {"version": version, "batch": batch, "max_loss": max_loss}
         return elsewhere.export(model, options)
     if format == "fastest":
+        require(
+            version is None,
+            '`version` must be left out for "fastest", which takes the next',
+            "Choose a format, or rename the folder.",
+            version=version,
+        )
         return _fastest(model, path, precision, batch, max_loss, options)
     options["version"] = version
     report = _export(model, path, format, precision or "float32", **options)
@@ -214,16 +224,19 @@ def _fastest(model, path, precisions, batch, max_loss, options):
         "Leave it out for 0.5.",
         max_loss=max_loss,
     )
-    require(
-        len(model.inputs) == 1,
-        '"fastest" takes models with one input',
-        "Choose a format.",
-        inputs=input_names(model),
-    )
     calibration = options["calibration"]
     if calibration is None:
         precisions = [p for p in precisions if p != "int8"]
-    _check_arguments(model, "saved_model", "float32", calibration, 1)
+    _check_arguments(
+        model, "saved_model", "float32", calibration, options["top"]
+    )
+    for one, those in (("input", model.inputs), ("output", model.outputs)):
+        require(
+            len(those) == 1,
+            f'"fastest" takes models with one {one}',
+            "Choose a format.",
+            number=len(those),
+        )
     row, labels = _classes(model, options["checkpoint"], options["labels"])
     side = _side(model, row)
     transform = _transform(model, row, side, options["max_pixels"])
@@ -303,22 +316,23 @@ def _export(
     model = copies.recast(model, "float32")  # what files are compared with
     if tolerance is None:
         tolerance = _TOLERANCE[precision]
-    with moved(final) as part:
+    # A version that another process has written meanwhile may serve already.
+    with moved(final, new=format == "saved_model") as part:
         with writing(final), _converting(format, new):
             notes = skipped + (kind.write(job, part) or ())
         facts = _compare(format, part, job, model, tolerance)
         if job.checkpoint and format == "saved_model":
             notes += _compare_bytes(part, job, model, transform, tolerance)
         with writing(final):
-            if part.is_dir():
-                _describe(job, part)
+            if part.is_dir() and job.facts():
+                serving.write_facts(job.facts(), serving.facts_of(part))
         size = sum(f.stat().st_size for f in _files(part))
         if format == "saved_model":
             with writing(final):
                 serving.write_batching(final.parent, part.parent)
     if final.is_file() and job.facts():
-        with moved(final.with_name(serving.PREPROCESSING)) as part:
-            _describe(job, part.parent)
+        with moved(serving.facts_of(final)) as part:
+            serving.write_facts(job.facts(), part)
     return Report(final, precision=precision, size=size, notes=notes, **facts)
 
 
@@ -588,12 +602,6 @@ def _transformed(transform, pictures):
             f"{pictures}, which are not pictures that can be decoded: {names}.",
         ),
     )
-
-
-def _describe(job, folder):
-    """Writes what the artifact in a folder says of its inputs, for readers."""
-    if job.facts():
-        serving.write_facts(job.facts(), folder / serving.PREPROCESSING)
 
 
 def _files(path):

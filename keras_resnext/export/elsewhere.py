@@ -32,15 +32,16 @@ def export(model, options):
         Its `Report`.
 
     Raises:
-        ValueError: As it does; and if TensorFlow is not installed, if the
-            model cannot be loaded there, or computes something else there.
+        ValueError: As it does; and if the model cannot be loaded on
+            TensorFlow, or computes something else there.
+        ImportError: As it does; and if TensorFlow is not installed.
     """
-    require(
-        importlib.util.find_spec("tensorflow") is not None,
-        "TensorFlow is required to export, also from another backend",
-        'Run `pip install ".[export]"` in a checkout.',
-        backend=keras.backend.backend(),
-    )
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ImportError(
+            "TensorFlow is required to export, also from another backend. "
+            f"Received: backend={keras.backend.backend()!r}. Run `pip install "
+            '".[export]"` in a checkout.'
+        )
     model = copies.recast(model, "float32")  # two backends round differently
     inputs = _some_inputs(model)
     outputs = [
@@ -59,7 +60,8 @@ def export(model, options):
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             },
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
         answer = pathlib.Path(folder, "answer")
         require(

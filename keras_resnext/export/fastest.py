@@ -90,6 +90,12 @@ def choose(write, path, images, expected, labels, batch, max_loss, precisions):
             right = np.mean(outputs.argmax(-1) == truth)
             one.loss = 100 * float(best - right)
         able = [one for one in candidates if one.report is not None]
+        require(
+            bool(able),
+            "A model is required that one format or more can have here",
+            "Nothing was written.",
+            reasons=sorted({one.reason for one in candidates}),
+        )
         _measure(able, np.resize(images, (batch, *images.shape[1:])))
         good = [one for one in able if one.loss <= max_loss]
         require(
@@ -126,7 +132,11 @@ def _keep(one, path):
     if one.format == "saved_model":  # a new version: the old one may serve
         taken = [int(p.name) for p in final.glob("*") if p.name.isdigit()]
         final = final / str(max(taken, default=0) + 1)
-        beside = made.parent.glob("*.txt")
+        beside = [  # what somebody has set stays
+            file
+            for file in made.parent.glob("*.txt")
+            if not final.with_name(file.name).exists()
+        ]
     elif made.is_file():
         beside = made.parent.glob("*.json")
     with swap.moved(final) as part:

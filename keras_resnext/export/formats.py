@@ -187,7 +187,9 @@ def _to_onnx(run):
     # Set, whatever to: else each of its optimizers copies the graph, 80 times
     # the model's size, to go on without the optimizer if that fails.
     variable = "TF2ONNX_CATCH_ERRORS"
-    usual = os.environ.setdefault(variable, "false")
+    usual = os.environ.get(variable)
+    if usual is None:
+        os.environ[variable] = "false"
     convert = functools.partial(
         tf2onnx.convert.from_function,
         run,
@@ -206,7 +208,9 @@ def _to_onnx(run):
         del os.environ[variable]
         return convert()[0]
     finally:
-        os.environ[variable] = usual
+        os.environ.pop(variable, None)
+        if usual is not None:
+            os.environ[variable] = usual
 
 
 def _from_others(ctx, node, name, args):

@@ -83,6 +83,20 @@ def save(
     tf.saved_model.save(module, str(path), signatures=signatures)
 
 
+def facts_of(path):
+    """Returns the file of what an artifact says of its inputs.
+
+    Args:
+        path: Of the artifact, a file or a folder, `pathlib.Path`.
+
+    Returns:
+        Its path: in the folder, or beside the file and named after it.
+    """
+    if path.is_dir():
+        return path / PREPROCESSING
+    return path.with_name(f"{path.name}.json")
+
+
 def write_facts(facts, path):
     """Writes what an artifact says of its inputs as JSON."""
     text = json.dumps(facts, indent=1, ensure_ascii=False)

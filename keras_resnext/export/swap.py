@@ -37,17 +37,33 @@ def _errors():
 
 
 @contextlib.contextmanager
-def moved(final):
+def moved(final, new=False):
     """Yields a place beside `final`, and moves what is there to `final`.
 
     A file is replaced at once. A folder cannot be: between its two renames
     the old one is missing, until `recover`, if the process is killed there.
+
+    Args:
+        final: Path of a file or folder.
+        new: Whether nothing may be there, not even since it was called.
+
+    Raises:
+        FileExistsError: If something is, though it must be new.
+        OSError: If it cannot be written.
     """
     with hidden(final) as folder:
         part = folder / final.name
         yield part
-        with writing(final):
-            _replace(part, final, folder / "old")
+        with writing(final), _locked(final.parent, wait=True):
+            taken = new and final.exists()
+            if not taken:
+                _replace(part, final, folder / "old")
+        if taken:
+            raise FileExistsError(
+                "Only one export at a time must write to a path. Received: "
+                f"path='{final}', which another one has written meanwhile. "
+                "Call again with a new `version`."
+            )
 
 
 @contextlib.contextmanager
