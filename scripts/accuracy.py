@@ -7,9 +7,13 @@ are those of the picture's size in the test, not of 224 pixels. Needs
 matplotlib: `pip install ".[examples]"`.
 """
 
-import argparse
 import pathlib
 
+__keras_later__ = True  # never here
+
+from keras_resnext.commands import console  # first: for Ctrl-C
+
+# isort: split
 from common import files, pictures
 from keras_resnext import registry
 
@@ -98,14 +102,15 @@ def frontier(group, column):
     return kept
 
 
+@console.plain_errors()
 def main():
     """Runs the command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = console.Parser(description=__doc__)
     parser.add_argument("path", type=pathlib.Path, help="PNG file to write")
     path = parser.parse_args().path
-    draw(path)
+    console.require_packages("examples", "matplotlib")
+    with files.writing(path.parent):
+        draw(path)
     print(path)
 
 

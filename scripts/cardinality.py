@@ -136,7 +136,7 @@ class Processes:
 
     def _stop(self, *_):
         self._stopped = True
-        for child in self._running:
+        for child in list(self._running):  # which threads change
             child.terminate()
 
     def run(self, words):

@@ -1,8 +1,9 @@
-"""What the quickstart exports, on a small scale."""
+"""What the quickstart exports, on a small scale, and the chart of accuracy."""
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_resnext
 from keras_resnext.export import formats, serving
@@ -12,6 +13,7 @@ if keras.backend.backend() != "tensorflow":
 for package in ("matplotlib", "skimage", "sklearn"):
     pytest.importorskip(package, reason="pip install '.[examples]'")
 
+import accuracy  # noqa: E402
 import quickstart  # noqa: E402
 
 
@@ -33,3 +35,14 @@ def test_quickstart_serves_digits(tmp_path, monkeypatch):
     scores = np.asarray(model(transform(picture)[np.newaxis]))[0]
     best = np.argsort(-scores)[:5]
     assert answer["labels"][0].tolist() == [str(i).encode() for i in best]
+
+
+def test_accuracy_is_drawn(tmp_path, run_here):
+    path = tmp_path / "new" / "accuracy.png"
+    assert run_here(accuracy.main, path).stdout == f"{path}\n"
+    with Image.open(path) as image:
+        assert image.size == (1300, 600) and len(image.getcolors(1 << 24)) > 9
+    (tmp_path / "file").write_text("")
+    failed = run_here(accuracy.main, tmp_path / "file" / "accuracy.png")
+    assert failed.returncode and "Traceback" not in failed.stderr
+    assert "must be a folder that can be written" in failed.stderr

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def _export_peer(task, format, precision):
     if precision == "int8":
         PEERS[format](task, source, path)
     else:
-        path.symlink_to(source)
+        shutil.copyfile(source, path)
 
 
 def _architecture(task):

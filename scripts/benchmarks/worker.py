@@ -3,8 +3,8 @@
 import multiprocessing
 import os
 import pathlib
-import resource
 import statistics
+import sys
 import threading
 import time
 
@@ -25,7 +25,21 @@ def _resident():
     statm = pathlib.Path("/proc/self/statm")
     if not statm.exists():
         return float("nan")
-    return int(statm.read_text().split()[1]) * resource.getpagesize() / 1e6
+    pages = int(statm.read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _peak():
+    """Returns the most megabytes that it has had; Windows does not tell.
+
+    The parent's are in it, hence its few imports.
+    """
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def turn(seconds):
@@ -46,10 +60,7 @@ def turn(seconds):
     return {
         "ms": statistics.median(times),
         "loaded_mb": _loaded,
-        # Linux counts units of 1,024 bytes. The parent's are in it, hence its
-        # few imports.
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        * 1.024e-3,
+        "peak_mb": _peak(),
         "processors": work / (time.perf_counter() - begin),
     }
 
