@@ -25,14 +25,18 @@ def parser():
         action="version",
         version=f"keras_resnext {keras_resnext.__version__}",
     )
-    commands = main.add_subparsers(required=True, metavar="COMMAND")
+    commands = main.add_subparsers(
+        required=True, metavar="{" + ",".join(arguments.COMMANDS) + "}"
+    )
     for name, (module, add, text, examples) in arguments.COMMANDS.items():
         command = commands.add_parser(
             name,
             help=text,
             description=f"{text[0].upper()}{text[1:]}.\n\n{examples}",
         )
-        command.set_defaults(module=f"keras_resnext.commands.{module}")
+        command.set_defaults(
+            module=f"keras_resnext.commands.{module}", reader=command
+        )
         add(command)
     return main
 
@@ -43,7 +47,9 @@ def main(words=None):
     Args:
         words: Of the command line, by default the process's own.
     """
-    args = parser().parse_args(words)
+    args, unknown = parser().parse_known_args(words)
+    if unknown:
+        args.reader.error(f"unrecognized arguments: {' '.join(unknown)}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with console.plain_errors(2):
         return importlib.import_module(args.module).run(args)

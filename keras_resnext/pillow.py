@@ -5,6 +5,7 @@ import io
 import threading
 
 import numpy as np
+import PIL
 from PIL import Image
 
 # Of a picture, for all that decode it: phones make 16320 x 12240 pixels.
@@ -51,7 +52,28 @@ def decode(source, max_pixels=MAX_PIXELS, draft=None):
             raise _broken(name, error) from error
 
 
+def files_in(folder):
+    """Returns the files of a folder, at any depth, in order.
+
+    What is hidden is left out: names that begin with a dot, as of a desktop's
+    or a notebook's own files, and what macOS adds to archives.
+    """
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and not any(map(is_hidden, path.relative_to(folder).parts))
+    )
+
+
+def is_hidden(name):
+    """Tells whether a file or folder of that name is not for people."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def _broken(name, error):
+    if isinstance(error, PIL.UnidentifiedImageError):  # it names an address
+        error = "it is in none of Pillow's formats"
     return ValueError(
         "A picture that Pillow can decode is required. Received: "
         f"image={name} ({error}). Replace or remove it."

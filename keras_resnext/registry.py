@@ -7,6 +7,7 @@ bicubic.
 """
 
 import dataclasses
+import difflib
 import functools
 import math
 import re
@@ -428,7 +429,24 @@ def find_architecture(name):
             return row
     raise ValueError(
         "`architecture` must be a known one. Received: architecture="
-        f"{name!r}. Pass one of {', '.join(ARCHITECTURES)}."
+        f"{name!r}. {advise(name)}"
+    )
+
+
+def advise(name):
+    """Returns a sentence that says which architectures may have been meant."""
+    known = {
+        _plain(text): row.name
+        for row in ARCHITECTURES.values()
+        for text in (row.name, row.constructor or row.name)
+    }
+    near = difflib.get_close_matches(_plain(name), known, 5, 0.7)
+    names = dict.fromkeys(known[text] for text in near)
+    if not names:
+        return f"Pass one of {', '.join(ARCHITECTURES)}."
+    return (
+        f"Pass one of {', '.join(names)}, or another one that `python -m "
+        "keras_resnext list` prints."
     )
 
 

@@ -7,8 +7,6 @@ are those of the picture's size in the test, not of 224 pixels. Needs
 matplotlib: `pip install ".[examples]"`.
 """
 
-import pathlib
-
 __keras_later__ = True  # never here
 
 from keras_resnext.commands import console  # first: for Ctrl-C
@@ -106,7 +104,7 @@ def frontier(group, column):
 def main():
     """Runs the command."""
     parser = console.Parser(description=__doc__)
-    parser.add_argument("path", type=pathlib.Path, help="PNG file to write")
+    parser.add_argument("path", type=console.path, help="PNG file to write")
     path = parser.parse_args().path
     console.require_packages("examples", "matplotlib")
     with files.writing(path.parent):

@@ -358,7 +358,7 @@ def parse_arguments():
 
     out = console.Parser(add_help=False)
     out.add_argument(
-        "--out", type=pathlib.Path, default="runs/benchmark", help="folder"
+        "--out", type=console.path, default="runs/benchmark", help="folder"
     )
     whole = console.POSITIVE
     files = console.Parser(add_help=False, parents=[out])
@@ -408,7 +408,7 @@ def parse_arguments():
         _add_only(one, everyone)
     _add_only(add(threads, [files, net]), contenders.threads())
     one = add(serve, [out])
-    one.add_argument("path", type=pathlib.Path, help="what `export` wrote")
+    one.add_argument("path", type=console.path, help="what `export` wrote")
     one.add_argument("--grpc", help="host and port of TensorFlow Serving")
     one.add_argument("--model", default="resnext50", help="its name there")
     one.add_argument("--side", type=console.SIDE, default=224, help="pixels")

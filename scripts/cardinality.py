@@ -57,7 +57,7 @@ def parse_arguments():
     """Returns this command's options, and those of train.py as they are."""
     parser = console.Parser(description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("--out", required=True, type=pathlib.Path, help="folder to write to")
+    add("--out", required=True, type=console.path, help="folder to write to")
     add(
         "--seeds",
         type=console.POSITIVE,
@@ -116,7 +116,7 @@ class Processes:
 
     def __init__(self):
         """Has none running."""
-        self.status, self._running, self._stopped = 0, [], False
+        self.status, self._running, self.stopped = 0, [], False
 
     def __enter__(self):
         """Looks after signals."""
@@ -132,10 +132,10 @@ class Processes:
             signal.signal(number, handler)
 
     def _note(self, *_):
-        self._stopped = True
+        self.stopped = True
 
     def _stop(self, *_):
-        self._stopped = True
+        self.stopped = True
         for child in list(self._running):  # which threads change
             child.terminate()
 
@@ -145,12 +145,12 @@ class Processes:
         Returns:
             Whether it has done what it was to do.
         """
-        if self._stopped:
+        if self.stopped:
             return False
         # What it prints is in its files as well.
         child = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         self._running.append(child)
-        if self._stopped:  # meanwhile
+        if self.stopped:  # meanwhile
             child.terminate()
         status = child.wait()
         self._running.remove(child)
@@ -191,6 +191,8 @@ def train_all(args, options):
     def work(job):
         number, (seed, network) = job
         groups, width = network
+        if processes.stopped:  # and has said why
+            return network, None
         print(
             f"{number} of {count}: {groups} x {width}d, seed {seed}\n",
             end="",

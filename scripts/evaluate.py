@@ -26,7 +26,7 @@ import os
 import pathlib
 import re
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 __keras_later__ = True  # once Ctrl-C is looked after
 
 from keras_resnext.commands import console  # first: for Ctrl-C and oneDNN
@@ -54,7 +54,7 @@ def parse_arguments():
     arguments.add_network(parser, nargs="?")
     add(
         "--artifact",
-        type=pathlib.Path,
+        type=console.path,
         help="file or folder that an export wrote, in place of a network\n"
         "(default: the network is measured)",
     )
@@ -73,7 +73,7 @@ def parse_arguments():
     )
     add(
         "--out",
-        type=pathlib.Path,
+        type=console.path,
         default=pathlib.Path("runs/evaluate"),
         help="folder to write to",
     )
@@ -99,7 +99,14 @@ class Artifact:
             OSError: If there is no description.
         """
         _, self.run = formats.load(path)
-        facts = json.loads(facts_of(path).read_text("utf-8"))
+        facts = facts_of(path)
+        if not facts.exists():
+            raise FileNotFoundError(
+                "--artifact must be an export with a `checkpoint`, whose "
+                f"preprocessing pictures get. Received: {path} without "
+                f"{facts.name}. Export it again with one."
+            )
+        facts = json.loads(facts.read_text("utf-8"))
         labels = tuple(facts["labels"])
         self.output_shape = (None, len(labels))
         self.checkpoint = dataclasses.replace(

@@ -30,7 +30,7 @@ import os
 import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 __keras_later__ = True  # once Ctrl-C is looked after
 
 from keras_resnext.commands import console  # first: for Ctrl-C and oneDNN
@@ -78,7 +78,7 @@ def parse_arguments():
     add = parser.add_argument
     arguments.add_network(parser)
     data.add_arguments(parser)
-    add("--out", required=True, type=pathlib.Path, help="folder to write to")
+    add("--out", required=True, type=console.path, help="folder to write to")
     add(
         "--size",
         type=console.SIDE,

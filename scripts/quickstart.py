@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 __keras_later__ = True  # once Ctrl-C is looked after
 
 from keras_resnext.commands import console  # first: for Ctrl-C and oneDNN
@@ -190,6 +190,7 @@ def cpu_seconds():
 @console.plain_errors()
 def main():
     """Runs the four parts and prints a table."""
+    console.Parser(description=__doc__).parse_args()
     start = time.time()
     console.require_packages("examples", "skimage", "sklearn", "matplotlib")
     OUT.mkdir(parents=True, exist_ok=True)

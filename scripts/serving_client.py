@@ -11,7 +11,7 @@ not be read or decoded; the exit status is 1 if there was such a picture.
 """
 
 import base64
-import pathlib
+import math
 import re
 import sys
 
@@ -23,6 +23,8 @@ from keras_resnext.commands import console  # first: for Ctrl-C
 import requests
 from tqdm import tqdm
 
+from keras_resnext import pillow
+
 SIGNATURE = "serving_bytes"
 
 
@@ -30,7 +32,7 @@ def parse_arguments():
     """Returns the command line's options."""
     parser = console.Parser(description=__doc__)
     parser.add_argument(
-        "pictures", nargs="+", type=pathlib.Path, help="files or folders"
+        "pictures", nargs="+", type=console.path, help="files or folders"
     )
     parser.add_argument("--model", required=True, help="its name on the server")
     server = parser.add_mutually_exclusive_group()
@@ -58,6 +60,11 @@ def parse_arguments():
 
 def rest(url, model, timeout):
     """Returns a function from encoded pictures to answers, over REST."""
+    if not re.match("https?://", url):
+        sys.exit(
+            "A server that answers is required. Received: "
+            f"--rest={url}. Begin it with http:// or https://."
+        )
     session = requests.Session()
 
     def ask(pictures):
@@ -80,10 +87,13 @@ def rest(url, model, timeout):
             answers = response.json()["predictions"]
             return [(a["labels"], a["scores"], a["errors"]) for a in answers]
         except requests.RequestException as error:
+            # Of all that is around it, what the system says.
+            reason = re.search(r"\[Errno -?\d+\] ([^'\")]+)", str(error))
+            reason = reason[1] if reason else f"{type(error).__name__}: {error}"
             raise OSError(
                 "A server that answers is required. Received: "
-                f"--rest={url} ({type(error).__name__}: {error}). Start it, "
-                "or check the address and --timeout."
+                f"--rest={url} ({reason}). Start it, or check the address and "
+                "--timeout."
             ) from error
         except (KeyError, TypeError) as error:
             raise ValueError(
@@ -169,7 +179,7 @@ def files(paths):
                 "Pictures must be files or folders. Received: "
                 f"{path}, which does not exist. Check the path."
             )
-        inside = sorted(p for p in path.rglob("*") if p.is_file())
+        inside = pillow.files_in(path)
         if path.is_dir() and not inside:
             sys.exit(
                 "A folder must hold pictures. Received: "
@@ -190,17 +200,40 @@ def read(paths):
     return found
 
 
+def describe(answer, server):
+    """Returns the best classes of a picture, or why it has none.
+
+    Args:
+        answer: Labels, scores and the error of a picture.
+        server: Which gave it.
+
+    Raises:
+        ValueError: If these are no such things.
+    """
+    labels, scores, error = answer
+    try:
+        pairs = list(zip(labels, map(float, scores), strict=True))
+        if not all(math.isfinite(score) for _, score in pairs):
+            raise ValueError("scores that are no numbers")
+    except (TypeError, ValueError) as fault:
+        raise ValueError(
+            f"A model with the signature {SIGNATURE} is required. Received: "
+            f"another answer from {server} ({fault}). Check --model."
+        ) from fault
+    return error or ", ".join(f"{label} {score:.1%}" for label, score in pairs)
+
+
 @console.plain_errors()
 def main():
     """Classifies the pictures, a batch at a time."""
     arguments = parse_arguments()
     connect, server = rest, arguments.rest
-    if arguments.grpc:
+    if arguments.grpc is not None:
         connect, server = grpc, arguments.grpc
     ask = connect(server, arguments.model, arguments.timeout)
     paths = files(arguments.pictures)
     broken = 0
-    with tqdm(total=len(paths), unit="picture") as progress:
+    with tqdm(total=len(paths), unit="picture", disable=None) as progress:
         for start in range(0, len(paths), arguments.batch_size):
             batch = paths[start : start + arguments.batch_size]
             pictures = read(batch)
@@ -212,15 +245,9 @@ def main():
                     f"Received: {len(answers)} answers for {len(pictures)} "
                     f"pictures from {server}. Check --model."
                 )
-            for path, (labels, scores, error) in zip(
-                pictures, answers, strict=True
-            ):
-                best = (
-                    f"{label} {score:.1%}"
-                    for label, score in zip(labels, scores, strict=True)
-                )
-                tqdm.write(f"{path}: {error or ', '.join(best)}")
-                broken += bool(error)
+            for path, answer in zip(pictures, answers, strict=True):
+                tqdm.write(f"{path}: {describe(answer, server)}")
+                broken += bool(answer[-1])
             progress.update(len(batch))
     sys.exit(1 if broken else 0)
 

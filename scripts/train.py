@@ -28,6 +28,7 @@ import pathlib
 import tempfile
 import types
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 __keras_later__ = True  # once Ctrl-C is looked after
 
 from keras_resnext.commands import console  # first: for Ctrl-C and oneDNN
@@ -76,7 +77,7 @@ def parse_arguments():
 def _add_options(parser):
     """Adds the options that no recipe has."""
     add = parser.add_argument
-    add("--out", required=True, type=pathlib.Path, help="folder to write to")
+    add("--out", required=True, type=console.path, help="folder to write to")
     add(
         "--model",
         type=console.architecture,
@@ -208,8 +209,11 @@ def describe(args, recipe, train, test):
         for name, value in vars(args).items()
         if name not in ("out", "save_every", "test_every", "data_dir")
     }
+    if not args.data.startswith("tfds:"):
+        options["data"] = os.path.normpath(args.data)
     options |= dataclasses.asdict(recipe)
     options["pictures"] = [len(train.labels), len(test.labels)]
+    options["pictures_and_classes"] = data.digest(train, test)
     options["backend"] = keras.backend.backend()
     return json.loads(json.dumps(options))  # tuples turn into lists
 
@@ -226,6 +230,18 @@ def load(args, recipe, strategy):
             "A batch must not have more pictures than there are to train "
             f"with. Received: --batch-size {recipe.batch_size} with "
             f"{len(train.labels)} pictures. Make it smaller."
+        )
+    steps = recipe.epochs * (len(train.labels) // recipe.batch_size)
+    if recipe.accumulate > steps:
+        raise ValueError(
+            "A training must have at least one update. Received: --accumulate "
+            f"{recipe.accumulate} with {steps} steps in all. Make it smaller."
+        )
+    if recipe.repeats > recipe.batch_size:
+        raise ValueError(
+            "A batch must hold all copies of a picture. Received: --repeats "
+            f"{recipe.repeats} with --batch-size {recipe.batch_size}. Make "
+            "the first smaller."
         )
     if recipe.batch_size % strategy.replicas:
         raise ValueError(

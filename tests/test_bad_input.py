@@ -12,6 +12,7 @@ import types
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import evaluate
 import serving_client
@@ -209,6 +210,66 @@ def test_options_that_are_newer_than_the_run(tmp_path):
         resume.Run(tmp_path, options | {"planes": 16})
 
 
+def test_a_training_goes_on_with_its_own_pictures(arrays, tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, **arrays)
+    train_split, test_split = data.load(path)
+    run = resume.Run(
+        tmp_path, {resume._DIGEST: data.digest(train_split, test_split)}
+    )
+    run.arrays = [np.zeros(3)]
+    run.write()
+    arrays["y_train"] = arrays["y_train"][::-1]
+    np.savez(path, **arrays)
+    changed = data.digest(*data.load(path))
+    with pytest.raises(ValueError, match=r"pictures_and_classes was .* and is"):
+        resume.Run(tmp_path, {resume._DIGEST: changed})
+
+
+def test_which_pictures_are_the_same(tmp_path):
+    for name in ("a", "b"):
+        for i in range(2):
+            path = tmp_path / "old" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8 + i, 8)).save(path)
+
+    def digest(folder):
+        return data.digest(*data.load(tmp_path / folder))
+
+    first = digest("old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert digest("new") == first  # wherever they are
+    (tmp_path / "new" / "b").rename(tmp_path / "new" / "c")
+    assert digest("new") != first
+    (tmp_path / "new" / "c").rename(tmp_path / "new" / "b")
+    Image.new("RGB", (99, 80)).save(tmp_path / "new" / "a" / "1.png")
+    assert digest("new") != first
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--accumulate", 1000), "--accumulate 1000 with 4 steps in all"),
+        (("--repeats", 9), "--repeats 9 with --batch-size 2"),
+    ],
+)
+def test_a_training_without_an_update(arrays, tmp_path, words, sentence):
+    arrays |= {
+        n: np.concatenate([arrays[n]] * 2) for n in ("x_train", "y_train")
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    line = ["--data", tmp_path / "a.npz", "--out", tmp_path / "out"]
+    line += ["--batch-size", 2, "--epochs", 1, "--sizes", 8]
+    assert sentence in call(train, *line, *words)
+    assert not (tmp_path / "out" / "state.npz").exists()
+
+
+def test_an_empty_path_is_no_folder(capsys):
+    assert "Received: ''" in call(train, "--data", "", "--out", "o")
+    assert call(train, "--data", "x", "--out", "") == 2
+    assert "--out: must be a path. Received: ''" in capsys.readouterr().err
+
+
 ONCE = (*PLAIN, "--sizes", 8, "--epochs", 3, "--recipe", "finetune")
 
 
@@ -286,7 +347,7 @@ def test_features_are_computed_once_in_all_runs(small, monkeypatch):
     monkeypatch.setattr(
         keras.Model,
         "predict",
-        lambda *args: computed.append(1) or predict(*args),
+        lambda *args, **_: computed.append(1) or predict(*args),
     )
     write = resume.Run.write
 

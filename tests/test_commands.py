@@ -75,7 +75,7 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "required: COMMAND"),
+        ([], "required: {list,predict,export}"),
         (["nonsense"], "invalid choice: 'nonsense'"),
         (["list", "--filter", "resnet50", "nonsense"], "--filter must leave"),
         (["list", "--json", "--markdown"], "not allowed with"),
@@ -284,6 +284,51 @@ def test_predict_with_an_own_network(own, tmp_path, capsys):
     assert main(words) == 0
     output, errors = capsys.readouterr()
     assert rows(output)[str(picture)][0][0] == "vert" and not errors
+
+
+def test_what_is_hidden_is_no_picture(tmp_path, capsys):
+    shutil.copy(PICTURES / "chelsea.jpg", tmp_path)
+    (tmp_path / ".trash").mkdir()
+    shutil.copy(PICTURES / "rocket.jpg", tmp_path / ".trash")
+    assert main(["predict", str(tmp_path), "--top", "1"]) == 0
+    assert list(rows(capsys.readouterr().out)) == [
+        str(tmp_path / "chelsea.jpg")
+    ]
+
+
+def test_a_network_that_was_meant(own, tmp_path, capsys):
+    for name, advice in (
+        ("resnext5", "Pass one of resnext50_32x4d, "),
+        (str(own[0].parent), "Pass the .keras file, as model.keras in"),
+        (str(tmp_path / "gone.keras"), "must be a .keras file that is there"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["predict", str(own[1]), "--network", name])
+        output, errors = capsys.readouterr()
+        assert (end.value.code, output) == (2, "") and advice in errors
+        assert "wide_resnet" not in errors  # no list of all
+
+
+def test_unknown_options_are_the_commands(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["list", "--fliter", "resnet"])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert "unrecognized arguments: --fliter resnet. See" in error
+    assert "keras-resnext list --help" in error
+
+
+@pytest.mark.parametrize("backend", ["tensorfow", "jax"])
+def test_a_backend_that_is_not_there(backend, monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    (tmp_path / "jax.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'jax'\", name='jax')"
+    )
+    picture = PICTURES / "chelsea.jpg"
+    status, output, errors = run("predict", picture, path=[tmp_path])
+    assert (status, output) == (2, "") and "Traceback" not in errors
+    assert f"Received: KERAS_BACKEND={backend} (" in errors.splitlines()[-1]
+    assert '".[jax]"' in errors
 
 
 def test_logits_are_no_percentages(own, capsys):

@@ -320,6 +320,15 @@ def test_an_artifact_in_its_runtime(folder, tmp_path, monkeypatch):
     )
 
 
+def test_an_artifact_that_says_nothing(folder, tmp_path, monkeypatch):
+    pytest.importorskip("tf2onnx", reason="pip install '.[export]'")
+    keras_resnext.export.export(greedy_net(), tmp_path / "net.onnx", "onnx")
+    words = ["--artifact", tmp_path / "net.onnx", "--data", folder]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, words)])
+    with pytest.raises(SystemExit, match=r"net\.onnx without net\.onnx\.json"):
+        evaluate.main()
+
+
 def test_either_a_network_or_an_artifact(monkeypatch, capsys):
     for words in ([], ["resnext29", "--artifact", "net.onnx"]):
         command = ["evaluate", *words, "--data", "x"]

@@ -1143,6 +1143,27 @@ def test_grpc_client_names_missing_packages(monkeypatch):
         script("serving_client").main()
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (["cat"], [0.5, 0.5], ""),
+        (["cat"], ["half"], ""),
+        (["cat"], [float("nan")], ""),
+        (["cat"], None, ""),
+    ],
+)
+def test_answers_of_another_model(answer):
+    with pytest.raises(ValueError, match=r"another answer from h:1 .*--model"):
+        script("serving_client").describe(answer, "h:1")
+
+
+def test_addresses_begin_with_http(monkeypatch):
+    with pytest.raises(
+        SystemExit, match=r"--rest=localhost:8501\. Begin it with http://"
+    ):
+        script("serving_client").rest("localhost:8501", "m", 1)
+
+
 def test_client_ends_with_a_sentence(tmp_path):
     (tmp_path / "grpc").mkdir()
     (tmp_path / "grpc" / "__init__.py").write_text("raise ImportError('gone')")

@@ -493,6 +493,16 @@ def test_what_two_pictures_cannot_have(tmp_path, options, message):
 def test_inputs_that_are_no_pictures(tmp_path):
     x, y = keras.Input(SHAPE), keras.Input((4,))
     model = keras.Model([x, y], layers.Concatenate()([net()(x), y]))
+    text = keras.Input((4, 4, 3), dtype="string")
+    with pytest.raises(ValueError, match=r"must be numbers.*'string'"):
+        export(keras.Model(text, text), tmp_path / "text", "onnx")
+    pair = [keras.Input((4, 4, 3), name=name) for name in ("left image", "b")]
+    for inputs, outputs in (
+        (pair, keras.layers.Add()(pair)),
+        (pair[1], {"images": 2 * pair[1]}),
+    ):
+        with pytest.raises(ValueError, match="names of letters, digits and _"):
+            export(keras.Model(inputs, outputs), tmp_path / "names", "onnx")
     with pytest.raises(ValueError, match="inputs must be images, or as many"):
         export(model, tmp_path / "a")
 

@@ -426,6 +426,12 @@ def test_arrays_of_one_and_four_channels():
 
 
 @anywhere
+def test_what_is_no_picture_has_no_address():
+    with pytest.raises(ValueError, match=r"10 bytes \(it is in none of Pillow"):
+        small()(b"\0 no image")
+
+
+@anywhere
 def test_postscript_is_not_run(tmp_path):
     path = tmp_path / "drawing.png"
     Image.new("RGB", (6, 5)).save(path, "EPS")

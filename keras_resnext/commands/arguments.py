@@ -111,7 +111,7 @@ def _add_export(parser):
     add(
         "--out",
         required=True,
-        type=pathlib.Path,
+        type=console.path,
         help="folder to write to: OUT/1/ (SavedModel, for TensorFlow Serving),"
         "\nOUT/model.onnx, OUT/model.tflite (LiteRT), OUT/openvino/; names of"
         "\nother precisions than float32 carry it, as OUT/bfloat16/1/",

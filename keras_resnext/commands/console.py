@@ -17,6 +17,7 @@ import dataclasses
 import importlib.util
 import math
 import os
+import pathlib
 import re
 import signal
 import sys
@@ -118,6 +119,17 @@ SECONDS = Number(float, 0, 1e6, open="least")
 SHARE = Number(float, 0, 1)
 
 
+def path(text):
+    """Returns a path; for `add_argument(type=…)`.
+
+    An empty one, as of a variable of the shell that is not set, would stand
+    for the folder one is in.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path. Received: ''.")
+    return pathlib.Path(text)
+
+
 def architecture(text):
     """Returns the key of an architecture; for `add_argument(type=…)`."""
     try:
@@ -140,7 +152,8 @@ def require_packages(extra, *names):
     if missing:
         raise ImportError(
             f"The packages {', '.join(names)} are required. Received: no "
-            f'{missing[0]}. Run `pip install ".[{extra}]"` in a checkout.'
+            f'{", no ".join(missing)}. Run `pip install ".[{extra}]"` in a '
+            "checkout."
         )
 
 
@@ -187,6 +200,15 @@ def sentence(error):
             "Files must be there, with the rights to use them, and room on "
             f"the disk. Received: {error.filename or 'a file'} "
             f"({error.strerror}). Check these."
+        )
+    backend = os.environ.get("KERAS_BACKEND", "")
+    if getattr(error, "name", None) == backend or str(error).startswith(
+        "Unable to import backend"  # Keras, of a name it does not know
+    ):
+        return (
+            "A backend of Keras that is installed is required. Received: "
+            f"KERAS_BACKEND={backend} ({error}). Set it to tensorflow, jax or "
+            'torch; `pip install ".[tensorflow]"`, ".[jax]" or torch brings it.'
         )
     if isinstance(error, (ImportError, OSError, ValueError)):
         return str(error) or type(error).__name__

@@ -5,6 +5,7 @@ import itertools
 from keras_resnext.commands import networks
 from keras_resnext.commands.arguments import PRECISIONS
 from keras_resnext.export import export
+from keras_resnext.export.artifact import destination, require_packages
 from keras_resnext.export.formats import FORMATS
 
 
@@ -20,6 +21,10 @@ def run(args):
         return run_fastest(args)
     precisions = args.precision or ["float32"]
     pairs = artifacts(args.format, precisions, args.calibration)
+    # `export` does so, too, but not before the others are written.
+    for format, precision in pairs:
+        require_packages(format, precision)
+        destination(place(args.out, format, precision), format, args.version)
     labels = read_labels(args.labels)
     model, checkpoint = networks.load(args)
     reports = [

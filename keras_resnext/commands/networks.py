@@ -13,9 +13,9 @@ from keras_resnext import preprocessing, resnext, weights
 from keras_resnext.commands import random_weights
 from keras_resnext.export.formats import PICTURES
 from keras_resnext.registry import (
-    ARCHITECTURES,
     CHECKPOINTS,
     Checkpoint,
+    advise,
     find_architecture,
     resolve,
 )
@@ -165,13 +165,22 @@ def _source(args):
                 f"and classes. Received: {args.model} with --weights "
                 f"{args.weights} and --classes {args.classes}. Leave both out."
             )
-        return pathlib.Path(args.model)
+        file = pathlib.Path(args.model)
+        if not file.exists():
+            raise FileNotFoundError(
+                "The network must be a .keras file that is there, or an "
+                f"architecture. Received: {file}. Check the path."
+            )
+        return file
     try:
         name = find_architecture(args.model).name
     except ValueError as error:
+        advice = advise(args.model)
+        if pathlib.Path(args.model).exists():
+            advice = "Pass the .keras file, as model.keras in train.py's --out."
         raise ValueError(
             "The network must be a .keras file or an architecture. Received: "
-            f"{args.model}. Pass one of {', '.join(ARCHITECTURES)}."
+            f"{args.model}. {advice}"
         ) from error
     rows = [row for row in CHECKPOINTS.values() if row.architecture == name]
     if args.weights is None:

@@ -8,7 +8,7 @@ from concurrent import futures
 import numpy as np
 from tqdm import tqdm
 
-from keras_resnext import preprocessing
+from keras_resnext import pillow, preprocessing
 from keras_resnext.commands import networks
 
 
@@ -28,10 +28,11 @@ def run(args):
     names = _names(args.labels, row, model.output_shape[-1])
     transform = preprocessing.eval_transform(row)
     width = max(map(len, ["picture", *map(str, pictures)]))
-    print(f"{'picture':{width}}  best guesses")
     table = []
     for path, scores in classify(model, transform, pictures, args.batch_size):
         best = np.argsort(-scores, kind="stable")[: args.top]
+        if not table:
+            tqdm.write(f"{'picture':{width}}  best guesses")
         table.append((path, [(names[i], scores[i]) for i in best]))
         # Logits stay as they are.
         form = ".1%" if min(scores) >= 0 and max(scores) <= 1 else ".2f"
@@ -39,8 +40,8 @@ def run(args):
         tqdm.write(f"{path!s:{width}}  {guesses}")
     if not table:
         raise ValueError(
-            "One picture or more that can be read is required. Received: "
-            f"{' '.join(map(str, args.pictures))} without any. Check the paths."
+            "One picture or more that can be read is required. Received: none "
+            f"in {' '.join(map(str, args.pictures))}. Check the paths."
         )
     if args.csv:
         _write(args.csv, table)
@@ -54,11 +55,7 @@ def find(paths):
     found = []
     for path in paths:
         if path.is_dir():
-            found += sorted(
-                file
-                for file in path.rglob("*")
-                if file.is_file() and not file.name.startswith(".")
-            )
+            found += pillow.files_in(path)
         else:
             found.append(path)
     return found

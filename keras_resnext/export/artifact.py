@@ -12,7 +12,7 @@ import time
 import keras
 import numpy as np
 
-from keras_resnext import copies, preprocessing, processor
+from keras_resnext import copies, pillow, preprocessing, processor
 from keras_resnext.arguments import require
 from keras_resnext.export import elsewhere, fastest, serving
 from keras_resnext.export.folding import (
@@ -242,7 +242,7 @@ def _fastest(model, path, precisions, batch, max_loss, options):
     transform = _transform(model, row, side, options["max_pixels"])
     for name, kind in FORMATS.items():
         if name != "saved_model":  # gets a new version
-            _destination(pathlib.Path(path, kind.file), name, None)
+            destination(pathlib.Path(path, kind.file), name, None)
     pictures = PICTURES if calibration is None else calibration
     inputs, files, notes = _inputs(model, transform, pictures, side)
     images = inputs["images"]
@@ -284,7 +284,7 @@ def _export(
 ):
     """Writes and proves one artifact, and says nothing: see `export`."""
     kind = _check_arguments(model, format, precision, calibration, top)
-    final = _destination(pathlib.Path(path), format, version)
+    final = destination(pathlib.Path(path), format, version)
     row, labels = _classes(model, checkpoint, labels)
     side = _side(model, row)
     transform = _transform(model, row, side, max_pixels)
@@ -336,6 +336,27 @@ def _export(
     return Report(final, precision=precision, size=size, notes=notes, **facts)
 
 
+def require_packages(format, precision):
+    """Checks that what a format needs is installed.
+
+    Raises:
+        ImportError: If it is not.
+    """
+    packages = FORMATS[format].packages
+    if precision == "int8":
+        packages += FORMATS[format].quantizer
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f"The package {package} is required for this format. "
+                f"Received: format={format!r}, precision={precision!r} "
+                f"({error}). Run `pip install "
+                '".[export]"` in a checkout.'
+            ) from error
+
+
 def _check_arguments(model, format, precision, calibration, top):
     """Checks the arguments that need no file; returns the `Format`."""
     require(
@@ -357,19 +378,7 @@ def _check_arguments(model, format, precision, calibration, top):
         "Pass a folder of a hundred pictures or more.",
         calibration=calibration,
     )
-    packages = FORMATS[format].packages
-    if precision == "int8":
-        packages += FORMATS[format].quantizer
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ImportError(
-                f"The package {package} is required for this format. "
-                f"Received: format={format!r}, precision={precision!r} "
-                f"({error}). Run `pip install "
-                '".[export]"` in a checkout.'
-            ) from error
+    require_packages(format, precision)
     require(
         isinstance(top, int) and top > 0,
         "`top` must be a positive integer",
@@ -389,6 +398,22 @@ def _check_arguments(model, format, precision, calibration, top):
         "The model's inputs must be images, or as many images each",
         "Export the part that takes images.",
         input_shapes=shapes,
+    )
+    require(
+        all(re.match("float|bfloat|u?int", x.dtype) for x in model.inputs),
+        "The model's inputs must be numbers",
+        "Export the part that takes decoded images.",
+        input_types=[x.dtype for x in model.inputs],
+    )
+    names = [*input_names(model), *output_names(model)]
+    require(
+        len({*names}) == len(names)
+        and all(re.fullmatch(r"[A-Za-z]\w*", name) for name in names),
+        "Inputs and outputs must have names of letters, digits and _, each of "
+        "its own",
+        "Call the model on `keras.Input(shape, name=...)`, and return a "
+        "dictionary with other keys.",
+        names=names,
     )
     size = 4 * model.count_params()
     require(
@@ -410,7 +435,7 @@ def _check_arguments(model, format, precision, calibration, top):
     return FORMATS[format]
 
 
-def _destination(path, format, version):
+def destination(path, format, version):
     """Returns what `path` stands for, if that may be written."""
     require(
         version is None or (isinstance(version, int) and version > 0),
@@ -425,7 +450,8 @@ def _destination(path, format, version):
             raise FileExistsError(
                 "A new version is required: a server may be reading this "
                 f"one. Received: path='{final}', which exists. Pass "
-                f"version={max(taken) + 1}."
+                f"version={max(taken) + 1} (--version {max(taken) + 1} on the "
+                "command line)."
             )
         return final
     own = (
@@ -584,13 +610,12 @@ def _transformed(transform, pictures):
     if not isinstance(pictures, (str, os.PathLike)):
         return [transform(picture) for picture in pictures], pictures, ()
     made, kept, skipped = [], [], []
-    for path in sorted(pathlib.Path(pictures).rglob("*")):
-        if path.is_file():
-            try:
-                made.append(transform(path))
-                kept.append(path)
-            except ValueError:  # a README.md, a .DS_Store
-                skipped.append(path.name)
+    for path in pillow.files_in(pathlib.Path(pictures)):
+        try:
+            made.append(transform(path))
+            kept.append(path)
+        except ValueError:  # a README.md
+            skipped.append(path.name)
     if not skipped:
         return made, kept, ()
     names = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")

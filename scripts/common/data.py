@@ -101,6 +101,11 @@ def load(source, data_dir=None, holdout=0.2, seed=0, on_corrupt="skip"):
         ValueError: If the source holds no pictures in such an order.
     """
     source = os.fspath(source)
+    if not source:  # as of a variable of the shell that is not set
+        raise ValueError(
+            "--data must be an .npz file, a folder or tfds:NAME. Received: "
+            "''. Check the path."
+        )
     if source.startswith("tfds:"):
         return _load_tfds(source.removeprefix("tfds:"), data_dir, holdout)
     path = pathlib.Path(source)
@@ -112,6 +117,25 @@ def load(source, data_dir=None, holdout=0.2, seed=0, on_corrupt="skip"):
             f"{source}, which does not exist. Check the path."
         )
     return _load_npz(path)
+
+
+def digest(*splits):
+    """Returns what tells these pictures, and their classes, from others.
+
+    Of paths the last part and the size of the file count, so that a folder may
+    be moved; of encoded pictures only the labels.
+    """
+    found = hashlib.sha256()
+    for split in splits:
+        found.update(json.dumps(split.classes).encode())
+        found.update(np.ascontiguousarray(split.labels))
+        images = split.images
+        if isinstance(images, np.ndarray):
+            found.update(np.ascontiguousarray(images))
+        elif isinstance(images, list):
+            for path in map(pathlib.Path, images):
+                found.update(f"{path.name}/{path.stat().st_size}/".encode())
+    return found.hexdigest()[:16]
 
 
 def require_trainable(train, test):
@@ -134,8 +158,9 @@ def require_trainable(train, test):
             raise ValueError(
                 f"Each class needs at least one picture to {part} with. "
                 f"Received: none of {', '.join(lacking[:5])}"
-                f"{', ...' if lacking[5:] else ''}. Add pictures, or change "
-                "--holdout or --seed, which divide them."
+                f"{', ...' if lacking[5:] else ''}. Add pictures, number "
+                "the classes of an .npz file from 0 without gaps, or change "
+                "--holdout or --seed, which divide a folder."
             )
 
 
@@ -186,14 +211,17 @@ def _images(path, name, arrays):
 
 def _labels(path, part, arrays):
     """Returns the labels of one part, int64, if they are such."""
-    labels, count = arrays[f"y_{part}"].ravel(), len(arrays[f"x_{part}"])
+    labels, count = arrays[f"y_{part}"], len(arrays[f"x_{part}"])
     whole = np.issubdtype(labels.dtype, np.integer)
-    if not whole or len(labels) != count or labels.min(initial=0) < 0:
+    shaped = labels.shape in ((count,), (count, 1))
+    if not whole or not shaped or labels.min(initial=0) < 0:
+        least = f", the least {labels.min()}" if whole and shaped else ""
         raise ValueError(
             f"y_{part} must hold an integer from 0 for each image. "
-            f"Received: {len(labels)} of {labels.dtype} for {count} "
+            f"Received: {labels.dtype} of {labels.shape}{least} for {count} "
             f"images in {path}. Number the classes from 0."
         )
+    labels = labels.ravel()
     most = int(labels.max(initial=0))  # of unsigned ones, too
     if most >= _MOST_CLASSES:
         raise ValueError(
@@ -253,13 +281,9 @@ def _share(name):
 def _pictures(folder, on_corrupt):
     """Returns the paths of the pictures in each class folder, by its name."""
     classes = {
-        child.name: sorted(
-            file
-            for file in child.rglob("*")
-            if file.is_file() and not file.name.startswith(".")
-        )
+        child.name: pillow.files_in(child)
         for child in sorted(folder.iterdir())
-        if child.is_dir() and not child.name.startswith(".")
+        if child.is_dir() and not pillow.is_hidden(child.name)
     }
     if not classes:
         raise ValueError(
@@ -387,6 +411,7 @@ def _load_tfds(name, data_dir, holdout):
         tfds.core.DatasetNotFoundError,
         tfds.download.DownloadError,
         OSError,  # no network
+        ValueError,  # no name
         AssertionError,  # must be downloaded by hand
     ) as error:
         reason = str(error).strip().partition("\n")[0]

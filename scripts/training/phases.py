@@ -6,6 +6,7 @@ second one trains everything.
 
 import dataclasses
 import math
+import sys
 import time
 
 import keras
@@ -87,7 +88,10 @@ def with_features(phase, run, strategy):
     backbone = keras.Model(network.inputs, pool.output)
 
     def features(split):
-        maps = backbone.predict(batches.Unchanged(split, recipe))
+        verbose = 1 if sys.stdout.isatty() else 2
+        maps = backbone.predict(
+            batches.Unchanged(split, recipe), verbose=verbose
+        )
         return maps.astype("float32")
 
     found = run.read_features()

@@ -21,6 +21,7 @@ _DEFAULTS = {
     )
     for field in dataclasses.fields(recipes.Recipe)
 }
+_DIGEST = "pictures_and_classes"
 _FIELDS = {
     **dict.fromkeys(("phase", "epoch", "step"), int),
     **dict.fromkeys(("seconds", "waited"), (int, float)),
@@ -64,6 +65,8 @@ class Run:
         about, self.arrays = _read(self.path)
         # An option that is newer than the run had its default then.
         earlier = about.pop("options")
+        if _DIGEST not in earlier:  # was not written down
+            options = {k: v for k, v in options.items() if k != _DIGEST}
         earlier |= {
             name: _DEFAULTS.get(name)
             for name in options.keys() - earlier.keys()
