@@ -287,6 +287,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         its kernel takes longer than normalising the feature map.
         """
         import tensorflow as tf
+        from tensorflow.python.eager import record
 
         conv = inputs.op
         if conv.type == "EnsureShape":  # of `GroupedConv2D`
@@ -303,22 +304,40 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 return None
         scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
         shift = tf.cast(self.beta - self.moving_mean * scale, inputs.dtype)
-        outputs = tf.raw_ops.Conv2D(
-            input=images,
-            filter=tf.cast(tf.cast(kernel, scale.dtype) * scale, inputs.dtype),
-            **{
-                name: conv.get_attr(name)
-                for name in (
-                    *("strides", "padding", "explicit_paddings"),
-                    *("dilations", "data_format"),
-                )
-            },
+        with record.stop_recording():
+            outputs = tf.raw_ops.Conv2D(
+                input=images,
+                filter=tf.cast(
+                    tf.cast(kernel, scale.dtype) * scale, inputs.dtype
+                ),
+                **{
+                    name: conv.get_attr(name)
+                    for name in (
+                        *("strides", "padding", "explicit_paddings"),
+                        *("dilations", "data_format"),
+                    )
+                },
+            )
+            # With groups: Grappler fuses a BiasAdd always, which fails where
+            # oneDNN is off, but an addition only where oneDNN is on.
+            grouped = images.shape[-1] != kernel.shape[2]
+            add = tf.add if grouped else tf.nn.bias_add
+            outputs = add(outputs, shift)
+
+        def gradients(gradient):
+            products = tf.cast(gradient * inputs, scale.dtype)
+            return [
+                gradient * tf.cast(scale, inputs.dtype),
+                tf.reduce_sum(products, (0, 1, 2)),
+                tf.reduce_sum(gradient, (0, 1, 2)),
+            ]
+
+        # To a tape it is `inputs * scale + shift`: who asks for the gradient
+        # at the convolution's output, as Grad-CAM does, else gets none.
+        record.record_operation(
+            "Folded", [outputs], [inputs, scale, shift], gradients
         )
-        if images.shape[-1] == kernel.shape[2]:
-            return tf.nn.bias_add(outputs, shift)
-        # With groups: Grappler fuses a BiasAdd always, which fails where
-        # oneDNN is off, but an addition only where oneDNN is on.
-        return tf.raw_ops.AddV2(x=outputs, y=shift)
+        return outputs
 
     def _fuses(self, inputs, mask):
         return (

@@ -220,6 +220,47 @@ def test_trains_in_every_type(dtype):
 
 
 @needs_tensorflow
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_gradients_at_a_convolution_in_a_graph(groups, frozen):
+    """As Grad-CAM asks for: where the normalisation has its own convolution."""
+    import tensorflow as tf
+
+    random = np.random.default_rng(0)
+    conv = GroupedConv2D(8, 3, groups=groups, use_bias=False)
+    normalise = BatchNormalization()
+    x = tf.constant(random.normal(size=(2, 8, 8, 4)), "float32")
+    normalise(conv(x))
+    normalise.set_weights(random.uniform(0.5, 2, (4, 8)))
+    normalise.trainable = conv.trainable = not frozen
+
+    def gradients(x):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            with tf.GradientTape() as first:
+                first.watch(x)
+                maps = conv(x)
+                y = normalise(maps, training=False)
+                loss = tf.reduce_sum(y**3) + tf.reduce_sum(maps**2)
+            at = [x, maps, *(w.value for w in conv.weights)]
+            at += [normalise.gamma.value, normalise.beta.value]
+            found = first.gradient(loss, at)
+        return found, tape.gradient(found[:3], x)
+
+    graph = tf.function(gradients)
+    norms = {
+        operation.type
+        for operation in graph.get_concrete_function(x).graph.get_operations()
+        if "Norm" in operation.type
+    }
+    if groups == 1 or _trains_directly():
+        assert not norms  # else the convolution's own output would be used
+    both = map(tf.nest.flatten, (graph(x), gradients(x)))
+    for a, b in zip(*both, strict=True):
+        np.testing.assert_allclose(a, b, 1e-4, 1e-4 * np.abs(b).max())
+
+
+@needs_tensorflow
 def test_graph_has_no_xla():
     import tensorflow as tf
 
