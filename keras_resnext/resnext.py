@@ -250,14 +250,14 @@ def _stages(x, row, output_stride, drop, gamma):
     return x
 
 
-def classifier(x, classes, activation):
-    """Adds the last layer, `predictions`, to vectors."""
+def classifier(x, classes, activation, name="predictions"):
+    """Adds the last layer to vectors."""
     return layers.Dense(
         int(classes),  # Keras refuses NumPy's integers
         activation=activation,
         # float32 under mixed precision: softmax overflows in float16
         dtype=keras.config.dtype_policy().variable_dtype,
-        name="predictions",
+        name=name,
     )(x)
 
 

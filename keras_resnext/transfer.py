@@ -20,6 +20,8 @@ _ACTIVATIONS = (
     keras.layers.Softmax,
 )
 _POOLING = (
+    keras.layers.GlobalAveragePooling1D,  # of positions, as attention has them
+    keras.layers.GlobalMaxPooling1D,
     keras.layers.GlobalAveragePooling2D,
     keras.layers.GlobalMaxPooling2D,
 )
@@ -45,7 +47,8 @@ def replace_top(model, classes, dropout=0.0, activation="softmax"):
     Returns:
         A functional `keras.Model` with the inputs and the name of `model` and
         the output `(batch, classes)`, float32, not compiled. Its new layers
-        are `predictions`, `predictions_drop` and `avg_pool`, as needed.
+        are `predictions`, `predictions_drop` and `avg_pool`, as needed, with
+        a number where a layer that stays has that name.
 
     Raises:
         ValueError: if an argument is out of its range, or if the model has
@@ -54,28 +57,43 @@ def replace_top(model, classes, dropout=0.0, activation="softmax"):
     arguments.check_classes(classes)
     arguments.check_rate("dropout", dropout)
     _check_graph(model)
+    require(
+        len(model.outputs) == 1,
+        "`model` must have one output, which gets the classifier",
+        "Pass `keras.Model(model.input, y)` with the tensor `y` below it.",
+        number_of_outputs=len(model.outputs),
+    )
     x = _without_top(model.outputs[0])
     end = nested.end(x)
     require(
-        len(model.outputs) == 1
-        and (
-            x is not model.outputs[0]
-            or len(x.shape) in (4, 5)
-            or isinstance(end, _POOLING)
-        ),
+        x is not model.outputs[0]
+        or len(x.shape) in (4, 5)
+        or isinstance(end, _POOLING),
         "`model` must end in feature maps, global pooling or Dense layers",
-        "Pass the network below, as in `replace_top(model.layers[0], 5)`.",
+        "Pass the part with such an end, as `keras.Model(model.input, "
+        "model.layers[-2].output)`.",
         last_layer=end.name,
     )
+    inputs = copies.graph(model).input
+    taken = {layer.name for layer in keras.Model(inputs, x).operations}
     if len(x.shape) == 4:
-        x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
+        name = _free("avg_pool", taken)
+        x = keras.layers.GlobalAveragePooling2D(name=name)(x)
     elif len(x.shape) == 5:
         pool = keras.layers.GlobalAveragePooling2D()
-        x = keras.layers.TimeDistributed(pool, name="avg_pool")(x)
+        name = _free("avg_pool", taken)
+        x = keras.layers.TimeDistributed(pool, name=name)(x)
     if dropout:
-        x = keras.layers.Dropout(dropout, name="predictions_drop")(x)
-    x = classifier(x, classes, activation)
-    return keras.Model(copies.graph(model).input, x, name=model.name)
+        name = _free("predictions_drop", taken)
+        x = keras.layers.Dropout(dropout, name=name)(x)
+    x = classifier(x, classes, activation, _free("predictions", taken))
+    return keras.Model(inputs, x, name=model.name)
+
+
+def _free(name, taken):
+    """Returns a layer's name, with a number where another layer has it."""
+    names = (f"{name}_{i}" for i in range(1, 1 + len(taken)))
+    return next(n for n in (name, *names) if n not in taken)
 
 
 def _without_top(x):

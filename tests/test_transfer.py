@@ -170,6 +170,43 @@ def test_replace_top_refuses(shared, options, requirement, received):
 
 
 @anywhere
+def test_replace_top_behind_layers_of_the_names_that_it_gives(shared):
+    x = shared.get_layer("conv3_block1_out").output
+    gate = keras.layers.GlobalAveragePooling2D(name="avg_pool", keepdims=True)
+    y = keras.layers.Multiply()([x, gate(x)])
+    facts = keras.Input((2,), name="predictions")
+    pooled = keras.layers.GlobalMaxPooling1D()(
+        keras.layers.Reshape((-1, x.shape[-1]))(x)
+    )
+    both = keras.layers.Concatenate()([pooled, facts])
+    both = keras.layers.LayerNormalization()(both)
+    for model, names in (
+        (keras.Model(shared.input, y), ["avg_pool_1", "predictions"]),
+        (keras.Model(shared.input, pooled), ["predictions"]),
+        (
+            keras.Model([shared.input, facts], keras.layers.Dense(3)(both)),
+            ["predictions_1"],
+        ),
+    ):
+        new = replace_top(model, 5)
+        assert [layer.name for layer in new.layers][-len(names) :] == names
+        assert new.output_shape == (None, 5)
+
+
+@anywhere
+def test_replace_top_refuses_two_outputs(shared):
+    pooled = shared.get_layer("avg_pool").output
+    heads = [keras.layers.Dense(n)(pooled) for n in (3, 2)]
+    with pytest.raises(ValueError) as caught:
+        replace_top(keras.Model(shared.input, heads), 5)
+    assert_refused(
+        str(caught.value),
+        "`model` must have one output, which gets the classifier",
+        "number_of_outputs=2",
+    )
+
+
+@anywhere
 def test_replace_top_refuses_another_end(shared):
     requirement = (
         "`model` must end in feature maps, global pooling or Dense layers"
