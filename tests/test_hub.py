@@ -8,7 +8,6 @@ import json
 import re
 import sys
 import threading
-import types
 
 import keras
 import numpy as np
@@ -231,14 +230,8 @@ def test_ten_classes_without_names_are_not_those_of_cifar(site):
     model = keras_resnext.ResNeXt((1,), 2, 1, stem="cifar", classes=10)
     with pytest.raises(ValueError, match="must name the model's 10 classes"):
         artifact._classes(model, NAME, None)
-    args = types.SimpleNamespace(
-        model="tinynext_2x1d",
-        weights=NAME,
-        labels=None,
-        checkpoint=None,
-        accept_noncommercial=False,
-    )
-    assert predicting._names(args, 10)[9] == "class 9"
+    row = keras_resnext.eval_transform(NAME).checkpoint
+    assert predicting._names(None, row, 10)[9] == "class 9"
     configure(site, num_classes=1000, label_names=None)
     ((best,),) = keras_resnext.decode_predictions(
         np.eye(1000)[:1], 1, "hf://somebody/else"
