@@ -78,17 +78,16 @@ def draw(path):
                 textcoords="offset points",
                 ha="right",
                 fontsize=8,
+                color=f"C{_FAMILIES.index(p[0])}",
             )
         axis.set(xlabel=text, xscale="log")
-        axis.margins(x=0.3)
+        axis.margins(x=0.4)
         axis.set_xticks([2, 5, 10, 20, 50, 100], [2, 5, 10, 20, 50, 100])
         axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="top-1 of ImageNet, %")
     axes[0].legend(loc="lower right")
-    with files.replacing(path) as part:
-        figure.savefig(part, dpi=100)
-    plt.close(figure)
+    pictures.save(figure, path)
 
 
 def frontier(group, column):

@@ -2,7 +2,7 @@
 
     python scripts/quickstart.py
 
-Classifies photographs with the weights that ship with the package, trains a
+Classifies pictures with the weights that ship with the package, trains a
 new head on the frozen network to read handwritten digits, exports that as a
 SavedModel, loads it in another process, which knows nothing of this package,
 and compares. Writes runs/quickstart/quickstart.png and .../digits/. The
@@ -44,10 +44,10 @@ assert "keras_resnext" not in set(sys.modules)
 
 
 def classify():
-    """Returns photographs and the network's three best guesses for each."""
+    """Returns pictures and the network's three best guesses for each."""
     from skimage import data
 
-    photographs = {
+    examples = {
         "cat": data.chelsea(),
         "horse": np.where(data.horse(), 255, 0).astype("uint8"),
         # Of none of its ten classes. It names one all the same, and its
@@ -56,8 +56,8 @@ def classify():
     }
     model = keras_resnext.ResNeXt29(weights="cifar10")
     transform = keras_resnext.eval_transform("resnext29/cifar10")
-    scores = model.predict(transform(list(photographs.values())), verbose=0)
-    return photographs, keras_resnext.decode_predictions(scores, top=3)
+    scores = model.predict(transform(list(examples.values())), verbose=0)
+    return examples, keras_resnext.decode_predictions(scores, top=3)
 
 
 def load_digits():
@@ -128,29 +128,30 @@ def serve(model, images):
     return difference
 
 
-def draw(photographs, guesses, history, images, labels, model):
-    """Draws photographs, guesses, the training and some digits read."""
+def draw(examples, guesses, history, images, labels, model):
+    """Draws pictures, guesses, the training and some digits read."""
     plt = pictures.pyplot()
     figure = plt.figure(figsize=(12, 7), layout="constrained")
     top, bottom = figure.subfigures(2, height_ratios=[3, 2])
-    top.suptitle("Photographs, by ResNeXt29(weights='cifar10')")
-    axes = top.subplots(2, len(photographs), height_ratios=[3, 1])
+    top.suptitle("Pictures, by ResNeXt29(weights='cifar10')")
+    axes = top.subplots(2, len(examples), height_ratios=[3, 1])
     for column, (title, image), guess in zip(
-        axes.T, photographs.items(), guesses, strict=True
+        axes.T, examples.items(), guesses, strict=True
     ):
         column[0].set_title(title)
         column[0].imshow(image, cmap="gray")
         column[0].axis("off")
+        column[0].set_anchor("N")  # the titles in one line
         _, names, scores = zip(*guess[::-1], strict=True)
         column[1].barh(names, scores)
         column[1].set_xlim(0, 1)
     bottom.suptitle("Digits, by a new head on the same network, frozen")
     left, right = bottom.subfigures(1, 2, width_ratios=[1, 2])
     plot = left.subplots()
-    for name in ("accuracy", "val_accuracy"):
+    for name, part in (("accuracy", "training"), ("val_accuracy", "test")):
         epochs = range(1, 1 + len(history[name]))
-        plot.plot(epochs, history[name], label=name)
-    plot.set_xlabel("epoch")
+        plot.plot(epochs, history[name], label=part)
+    plot.set(xlabel="epoch", ylabel="accuracy")
     plot.legend()
     read = model.predict(images[:12], verbose=0).argmax(-1)
     for axis, image, digit, label in zip(
@@ -195,13 +196,13 @@ def main():
     console.require_packages("examples", "skimage", "sklearn", "matplotlib")
     OUT.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
-    photographs, guesses = classify()
+    examples, guesses = classify()
     model, history, x_test, y_test = fine_tune(*load_digits())
     difference = serve(model, x_test[:32])
-    draw(photographs, guesses, history, x_test, y_test, model)
+    draw(examples, guesses, history, x_test, y_test, model)
 
-    print(f"\n{'photograph':30}best guesses")
-    for name, guess in zip(photographs, guesses, strict=True):
+    print(f"\n{'picture':30}best guesses")
+    for name, guess in zip(examples, guesses, strict=True):
         text = ", ".join(f"{label} {score:.0%}" for _, label, score in guess)
         print(f"{name:30}{text}")
     print(f"{'digits':30}{history['val_accuracy'][-1]:.1%} of the test set")

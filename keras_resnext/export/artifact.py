@@ -405,7 +405,7 @@ def _check_arguments(model, format, precision, calibration, top):
         "Export the part that takes decoded images.",
         input_types=[x.dtype for x in model.inputs],
     )
-    names = [*input_names(model), *output_names(model)]
+    names = [*input_names(model), *output_names(copies.graph(model))]
     require(
         len({*names}) == len(names)
         and all(re.fullmatch(r"[A-Za-z]\w*", name) for name in names),

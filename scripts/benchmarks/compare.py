@@ -21,7 +21,7 @@ import tqdm
 
 from benchmarks import worker
 from benchmarks.tasks import Contender
-from common import files
+from common import files, pictures
 from keras_resnext import processor
 
 # Greatest difference from PyTorch's float32, relative to its greatest output.
@@ -331,11 +331,7 @@ def draw(path, title, sections):
     The stock layers are so slow that nothing could be read beside them: their
     bar ends where the picture does.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pictures.pyplot()
     columns = min(2, len(sections))
     rows = -(-len(sections) // columns)
     bars = max(map(len, sections.values()))
@@ -348,13 +344,15 @@ def draw(path, title, sections):
     )
     for axis in axes.ravel()[len(sections) :]:
         axis.remove()  # where the number of sections is odd
-    figure.suptitle(f"{title}: milliseconds of an image, shorter is better")
+    figure.suptitle(
+        f"{title}: milliseconds of an image, shorter is better\n"
+        "blue: this package and its exports, grey: others, →: longer than drawn"
+    )
     for axis, (name, results) in zip(
         axes.ravel(), sections.items(), strict=False
     ):
         _draw_bars(axis, name, sorted(results, key=lambda r: r.ms))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    pictures.save(figure, path)
 
 
 def _draw_bars(axis, name, results):
@@ -366,7 +364,10 @@ def _draw_bars(axis, name, results):
     ]
     longest = 1.1 * max(shown or times)
     labels = [f"{r.contender.name}, {r.contender.precision}" for r in results]
-    colours = ["tab:blue" if r.contender.ours else "0.7" for r in results]
+    ours = [
+        r.contender.ours or "our export" in r.contender.name for r in results
+    ]
+    colours = ["tab:blue" if own else "0.7" for own in ours]
     bars = axis.barh(labels, np.minimum(times, longest), color=colours)
     marks = ["→ " if time > longest else "" for time in times]
     texts = [f"{m}{t:,.1f}" for m, t in zip(marks, times, strict=True)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks import compare
 from benchmarks.tasks import versions
-from common import files
+from common import files, pictures
 
 # What varies, one at a time, around the first values below.
 BASE = {"batches": 8, "sides": 224, "cardinalities": 32, "switches": "none"}
@@ -180,11 +180,7 @@ def write(out, facts, rows):
 
 def draw(path, rows):
     """Draws the share of the peak, a panel for each series."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pictures.pyplot()
     series = list(dict.fromkeys(what for what, *_ in rows))
     figure, axes = plt.subplots(
         1,
@@ -211,5 +207,4 @@ def draw(path, rows):
         axis.grid(axis="y", alpha=0.3)
     axes[0, 0].set_ylim(0, 100)
     axes[0, 0].set_ylabel("%")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    pictures.save(figure, path)

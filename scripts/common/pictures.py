@@ -32,7 +32,7 @@ def confusion(labels, predictions, classes, path):
     side = min(4 + 0.55 * count, 16)
     figure, axis = plt.subplots(figsize=(side, side), layout="constrained")
     named = count <= _MOST_NAMES
-    ConfusionMatrixDisplay(shares, display_labels=classes).plot(
+    display = ConfusionMatrixDisplay(shares, display_labels=classes).plot(
         ax=axis,
         cmap="Blues",
         include_values=count <= _MOST_NUMBERS,
@@ -41,6 +41,9 @@ def confusion(labels, predictions, classes, path):
         im_kw={"vmin": 0, "vmax": 1},
         colorbar=False,
     )
+    for text in () if display.text_ is None else display.text_.ravel():
+        if text.get_text() == "0%":  # these would hide the others
+            text.set_text("")
     if not named:
         axis.set(xticks=[], yticks=[])
     axis.set(xlabel="predicted", ylabel="true")
