@@ -85,12 +85,13 @@ def _add_options(parser):
         metavar="NAME",
         help="architecture, as `python -m keras_resnext list` names it",
     )
-    for name in ("--groups", "--width-per-group", "--planes"):
+    usual = {"--groups": 32, "--width-per-group": 4, "--planes": 64}
+    for name, number in usual.items():
         add(
             name,
             type=console.POSITIVE,
-            help="of resnext29, as its constructor has it (default: those of "
-            "--weights, or 32, 4 and 64)",
+            help="of resnext29, as its constructor has it (default: that of "
+            f"--weights, or {number})",
         )
     add(
         "--weights",
