@@ -128,7 +128,7 @@ class Checkpoint:
 
 _SHALLOW, _DEEP, _DEEPEST = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
 _LEAST, _LARGEST = (2, 2, 2, 2), (3, 24, 36, 4)
-_resnet18 = functools.partial(Architecture, block="basic")
+_basic = functools.partial(Architecture, block="basic")
 _wide = functools.partial(Architecture, width_per_group=128)
 _resnext = functools.partial(Architecture, groups=32)
 _deep = dict(stem="deep", average_shortcut=True)
@@ -156,9 +156,9 @@ ARCHITECTURES = {row.name: row for row in (
              width_per_group=48, num_params=828_411_176, gmacs=153.310),
     _resnext("resnext152_32x4d", "ResNeXt152", _DEEPEST,
              width_per_group=4, num_params=59_951_400, gmacs=11.710),
-    _resnet18("resnet18", "ResNet18", (2, 2, 2, 2),
+    _basic("resnet18", "ResNet18", (2, 2, 2, 2),
               num_params=11_689_512, gmacs=1.814),
-    _resnet18("resnet34", "ResNet34", _SHALLOW,
+    _basic("resnet34", "ResNet34", _SHALLOW,
               num_params=21_797_672, gmacs=3.664),
     Architecture("resnet50", "ResNet50", _SHALLOW,
                  num_params=25_557_032, gmacs=4.089),

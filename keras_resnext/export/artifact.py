@@ -179,7 +179,7 @@ def export(
         "max_pixels": max_pixels,
     }
     if keras.backend.backend() != "tensorflow":
-        _check_arguments(model, "saved_model", "float32", None, 1)
+        _check_model(model, "saved_model")
         if checkpoint is not None:  # its table may have more rows here
             row = preprocessing.eval_transform(checkpoint).checkpoint
             options["checkpoint"] = row
@@ -385,6 +385,12 @@ def _check_arguments(model, format, precision, calibration, top):
         "Leave it out for 5.",
         top=top,
     )
+    _check_model(model, format)
+    return FORMATS[format]
+
+
+def _check_model(model, format):
+    """Checks what of a model shows without converting it."""
     require(
         isinstance(model, keras.Model) and getattr(model, "inputs", None),
         "`model` must be a functional or sequential Keras model",
@@ -432,7 +438,6 @@ def _check_arguments(model, format, precision, calibration, top):
         "'channels_last')`; the weights are the same.",
         data_format="channels_first",
     )
-    return FORMATS[format]
 
 
 def destination(path, format, version):
