@@ -201,7 +201,7 @@ def sentence(error):
             f"the disk. Received: {error.filename or 'a file'} "
             f"({error.strerror}). Check these."
         )
-    backend = os.environ.get("KERAS_BACKEND", "")
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if getattr(error, "name", None) == backend or str(error).startswith(
         "Unable to import backend"  # Keras, of a name it does not know
     ):
