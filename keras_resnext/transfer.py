@@ -79,6 +79,8 @@ def replace_top(model, classes, dropout=0.0, activation="softmax"):
     if len(x.shape) == 4:
         name = _free("avg_pool", taken)
         x = keras.layers.GlobalAveragePooling2D(name=name)(x)
+    elif len(x.shape) == 3 and getattr(end, "keepdims", False):
+        x = keras.layers.Flatten()(x)
     elif len(x.shape) == 5:
         pool = keras.layers.GlobalAveragePooling2D()
         name = _free("avg_pool", taken)

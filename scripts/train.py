@@ -210,11 +210,9 @@ def describe(args, recipe, train, test):
         for name, value in vars(args).items()
         if name not in ("out", "save_every", "test_every", "data_dir")
     }
-    if not args.data.startswith("tfds:"):
-        options["data"] = os.path.normpath(args.data)
     options |= dataclasses.asdict(recipe)
     options["pictures"] = [len(train.labels), len(test.labels)]
-    options["pictures_and_classes"] = data.digest(train, test)
+    options[resume.DIGEST] = data.digest(train, test)
     options["backend"] = keras.backend.backend()
     return json.loads(json.dumps(options))  # tuples turn into lists
 
@@ -232,11 +230,13 @@ def load(args, recipe, strategy):
             f"with. Received: --batch-size {recipe.batch_size} with "
             f"{len(train.labels)} pictures. Make it smaller."
         )
-    steps = recipe.epochs * (len(train.labels) // recipe.batch_size)
+    epochs = min(filter(None, (recipe.epochs, recipe.unfreeze_epochs)))
+    steps = epochs * (len(train.labels) // recipe.batch_size)
     if recipe.accumulate > steps:
         raise ValueError(
-            "A training must have at least one update. Received: --accumulate "
-            f"{recipe.accumulate} with {steps} steps in all. Make it smaller."
+            "A training, and each phase of it, must have at least one update. "
+            f"Received: --accumulate {recipe.accumulate} with {steps} steps in "
+            "all. Make it smaller."
         )
     if recipe.repeats > recipe.batch_size:
         raise ValueError(

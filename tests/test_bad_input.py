@@ -215,15 +215,17 @@ def test_a_training_goes_on_with_its_own_pictures(arrays, tmp_path):
     np.savez(path, **arrays)
     train_split, test_split = data.load(path)
     run = resume.Run(
-        tmp_path, {resume._DIGEST: data.digest(train_split, test_split)}
+        tmp_path, {resume.DIGEST: data.digest(train_split, test_split)}
     )
     run.arrays = [np.zeros(3)]
     run.write()
     arrays["y_train"] = arrays["y_train"][::-1]
     np.savez(path, **arrays)
     changed = data.digest(*data.load(path))
-    with pytest.raises(ValueError, match=r"pictures_and_classes was .* and is"):
-        resume.Run(tmp_path, {resume._DIGEST: changed})
+    with pytest.raises(
+        ValueError, match="Received: other pictures or classes in --data in"
+    ):
+        resume.Run(tmp_path, {resume.DIGEST: changed})
 
 
 def test_which_pictures_are_the_same(tmp_path):
@@ -237,6 +239,9 @@ def test_which_pictures_are_the_same(tmp_path):
         return data.digest(*data.load(tmp_path / folder))
 
     first = digest("old")
+    encoded = data.Split([b"one", b"two"], np.zeros(2, "int64"), ["a"])
+    other = data.Split([b"one", b"2"], np.zeros(2, "int64"), ["a"])
+    assert data.digest(encoded) != data.digest(other)
     (tmp_path / "old").rename(tmp_path / "new")
     assert digest("new") == first  # wherever they are
     (tmp_path / "new" / "b").rename(tmp_path / "new" / "c")

@@ -161,6 +161,12 @@ def test_classes_that_the_network_does_not_have():
     for classes in (["a", "b"], ["crane"]):
         with pytest.raises(ValueError, match=r"class.* for 1000 outputs"):
             classifier.outputs_of(classes, 1000)
+    own = dataclasses.replace(CIFAR10, labels=tuple("abcdefghij"))
+    with pytest.raises(ValueError, match=r"2 classes .cat, dog, .* 10 outputs"):
+        classifier.outputs_of(["cat", "dog"], 10, own)
+    own = dataclasses.replace(CIFAR10, classes=2, labels=("rose", "daisy"))
+    with pytest.raises(ValueError, match=r"daisy, tulip, .* for 2 outputs"):
+        classifier.outputs_of(["daisy", "tulip"], 2, own)
 
 
 def test_corrupt_pictures(folder, capsys):
@@ -276,6 +282,8 @@ def test_file_without_tensorflow(folder, tmp_path, on_jax):
 )
 def test_says_what_is_wrong(folder, monkeypatch, arguments, message):
     script = str(SCRIPTS / "evaluate.py")
+    monkeypatch.chdir(folder.parent)
+    pathlib.Path("mine.keras").touch()
     monkeypatch.setattr(
         sys, "argv", [script, *arguments, "--data", str(folder)]
     )

@@ -648,6 +648,15 @@ def test_artifacts_say_what_they_eat(artifact, format):
         assert facts["labels"][0] == "airplane" and len(facts["labels"]) == 10
 
 
+def test_what_a_file_was_before_is_not_said_of_the_new_one(least, tmp_path):
+    pytest.importorskip("tf2onnx", reason="pip install '.[export]'")
+    path = tmp_path / "net.onnx"
+    export(least, path, "onnx", checkpoint=row(32, 10))
+    assert beside(path).exists()
+    export(least, path, "onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+
+
 def beside(path):
     """Returns what an artifact says of its inputs, in a file."""
     if path.is_dir():

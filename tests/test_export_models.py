@@ -497,12 +497,12 @@ def test_inputs_that_are_no_pictures(tmp_path):
     with pytest.raises(ValueError, match=r"must be numbers.*'string'"):
         export(keras.Model(text, text), tmp_path / "text", "onnx")
     pair = [keras.Input((4, 4, 3), name=name) for name in ("left image", "b")]
-    for inputs, outputs in (
-        (pair, keras.layers.Add()(pair)),
-        (pair[1], {"images": 2 * pair[1]}),
+    for inputs, outputs, format, message in (
+        (pair, keras.layers.Add()(pair), "litert", "of letters, digits and _"),
+        (pair[1], {"images": 2 * pair[1]}, "onnx", "must have different names"),
     ):
-        with pytest.raises(ValueError, match="names of letters, digits and _"):
-            export(keras.Model(inputs, outputs), tmp_path / "names", "onnx")
+        with pytest.raises(ValueError, match=message):
+            export(keras.Model(inputs, outputs), tmp_path / "names", format)
     with pytest.raises(ValueError, match="inputs must be images, or as many"):
         export(model, tmp_path / "a")
 

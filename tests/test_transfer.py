@@ -178,11 +178,15 @@ def test_replace_top_behind_layers_of_the_names_that_it_gives(shared):
     pooled = keras.layers.GlobalMaxPooling1D()(
         keras.layers.Reshape((-1, x.shape[-1]))(x)
     )
+    kept = keras.layers.GlobalAveragePooling1D(keepdims=True)(
+        keras.layers.Reshape((-1, x.shape[-1]))(x)
+    )
     both = keras.layers.Concatenate()([pooled, facts])
     both = keras.layers.LayerNormalization()(both)
     for model, names in (
         (keras.Model(shared.input, y), ["avg_pool_1", "predictions"]),
         (keras.Model(shared.input, pooled), ["predictions"]),
+        (keras.Model(shared.input, kept), ["predictions"]),
         (
             keras.Model([shared.input, facts], keras.layers.Dense(3)(both)),
             ["predictions_1"],

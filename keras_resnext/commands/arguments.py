@@ -43,7 +43,7 @@ def add_network(parser, name="network", **options):
 
 def _there(text):
     """Returns the path of a file or folder; for `add_argument(type=…)`."""
-    path = pathlib.Path(text)
+    path = console.path(text)
     if not path.exists():
         raise argparse.ArgumentTypeError(
             "must be a file or folder that is there. Received: "
@@ -138,7 +138,7 @@ def _add_export(parser):
         default=5,
         help="classes that the SavedModel returns of a picture",
     )
-    add("--calibration", help="folder of pictures; int8 needs it")
+    add("--calibration", type=_there, help="folder of pictures; int8 needs it")
     add(
         "--batch",
         type=console.POSITIVE,

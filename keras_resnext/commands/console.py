@@ -202,13 +202,14 @@ def sentence(error):
             f"({error.strerror}). Check these."
         )
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
-    if getattr(error, "name", None) == backend or str(error).startswith(
-        "Unable to import backend"  # Keras, of a name it does not know
-    ):
+    missing = isinstance(error, ImportError) and error.name == backend
+    # What Keras says of a name that it does not know.
+    if missing or str(error).startswith("Unable to import backend"):
         return (
             "A backend of Keras that is installed is required. Received: "
-            f"KERAS_BACKEND={backend} ({error}). Set it to tensorflow, jax or "
-            'torch; `pip install ".[tensorflow]"`, ".[jax]" or torch brings it.'
+            f"{backend} ({error}). Install it, as by `pip install "
+            '".[tensorflow]"` in a checkout, or set KERAS_BACKEND to '
+            "tensorflow, jax or torch; without it ~/.keras/keras.json counts."
         )
     if isinstance(error, (ImportError, OSError, ValueError)):
         return str(error) or type(error).__name__

@@ -5,7 +5,7 @@ import itertools
 from keras_resnext.commands import networks
 from keras_resnext.commands.arguments import PRECISIONS
 from keras_resnext.export import export
-from keras_resnext.export.artifact import destination, require_packages
+from keras_resnext.export.artifact import check_format, destination
 from keras_resnext.export.formats import FORMATS
 
 
@@ -23,7 +23,7 @@ def run(args):
     pairs = artifacts(args.format, precisions, args.calibration)
     # `export` does so, too, but not before the others are written.
     for format, precision in pairs:
-        require_packages(format, precision)
+        check_format(format, precision)
         destination(place(args.out, format, precision), format, args.version)
     labels = read_labels(args.labels)
     model, checkpoint = networks.load(args)
@@ -50,6 +50,11 @@ def run_fastest(args):
         raise ValueError(
             "`fastest` must be the only format, as it tries all. Received: "
             f"--format {' '.join(args.format)}. Leave out the others."
+        )
+    if args.version is not None:
+        raise ValueError(
+            "--version must be left out for `fastest`, which takes the next "
+            f"one. Received: --version {args.version}. Leave it out."
         )
     if "all" in (precisions := args.precision or ()):
         precisions = PRECISIONS

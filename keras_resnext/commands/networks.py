@@ -43,24 +43,26 @@ def load(args, resize=None, crop=None, assume=False):
         OSError: If a file cannot be read.
     """
     file, row = find(args)
+    known = row is not None
     model = side = None
     if file is not None and file.suffix == ".keras":
         model = load_keras(file)
-    if row is None and assume:
-        if model:
+    if assume and not known:
+        if model is not None:
             require_classifier(model, None)
             side = model.input_shape[1]
         row = usual(args.model, side)
+    if row is not None:
+        sizes = {"resize": resize, "crop": crop}
+        row = dataclasses.replace(row, **{k: v for k, v in sizes.items() if v})
+    if assume and not known:
         print(
             f"Pictures get the preprocessing of {row.architecture}/{row.tag}, "
             f"{row.resize}/{row.crop} {row.interpolation}, as nothing else is "
             f"known of {file}; --checkpoint names another one.",
             file=sys.stderr,
         )
-    if row is not None:
-        sizes = {"resize": resize, "crop": crop}
-        row = dataclasses.replace(row, **{k: v for k, v in sizes.items() if v})
-    if model:
+    if model is not None:
         return model, row
     architecture = find_architecture(args.model)
     random = args.weights == "random"
@@ -128,6 +130,11 @@ def require_classifier(model, row, option=None):
             f"{inputs} and outputs of {outputs}. Pass another one."
         )
     sides = inputs[1:3]
+    if len({*sides} - {None}) == 2:
+        raise ValueError(
+            "A network that takes square pictures is required. Received: "
+            f"{model.name} with inputs of {inputs}. Pass another one."
+        )
     if row is not None and any(s not in (None, row.crop) for s in sides):
         raise ValueError(
             "Pictures must have the size that the network takes. Received: "
@@ -149,10 +156,9 @@ def find(args):
     row = trained(file) if file else source
     if args.checkpoint is not None:
         own, row = row, preprocessing.eval_transform(args.checkpoint).checkpoint
-        if file and own is not None:  # its classes are known
-            row = dataclasses.replace(
-                row, classes=own.classes, labels=own.labels
-            )
+        if own is not None:  # its classes are known; a stranger's may have none
+            labels = () if own.hub and own.labels is None else own.labels
+            row = dataclasses.replace(row, classes=own.classes, labels=labels)
     return file, row
 
 

@@ -333,15 +333,33 @@ def _export(
     if final.is_file() and job.facts():
         with moved(serving.facts_of(final)) as part:
             serving.write_facts(job.facts(), part)
+    elif final.is_file():  # of the artifact that was there
+        serving.facts_of(final).unlink(missing_ok=True)
     return Report(final, precision=precision, size=size, notes=notes, **facts)
 
 
-def require_packages(format, precision):
-    """Checks that what a format needs is installed.
+def check_format(format, precision):
+    """Checks that there is such a format, with all that it needs.
 
     Raises:
-        ImportError: If it is not.
+        ValueError: If there is none.
+        ImportError: If a package is not installed.
     """
+    require(
+        format in FORMATS,
+        f"`format` must be one of {', '.join(FORMATS)}",
+        "Choose the one of your runtime.",
+        format=format,
+    )
+    precisions = FORMATS[format].precisions
+    require(
+        precision in precisions,
+        f"`precision` must be one of {', '.join(precisions)} for {format}",
+        "Choose one of them, or another format.",
+        precision=precision,
+    )
+    if keras.backend.backend() != "tensorflow":
+        return  # a process of its own does this
     packages = FORMATS[format].packages
     if precision == "int8":
         packages += FORMATS[format].quantizer
@@ -359,26 +377,13 @@ def require_packages(format, precision):
 
 def _check_arguments(model, format, precision, calibration, top):
     """Checks the arguments that need no file; returns the `Format`."""
-    require(
-        format in FORMATS,
-        f"`format` must be one of {', '.join(FORMATS)}",
-        "Choose the one of your runtime.",
-        format=format,
-    )
-    precisions = FORMATS[format].precisions
-    require(
-        precision in precisions,
-        f"`precision` must be one of {', '.join(precisions)} for {format}",
-        "Choose one of them, or another format.",
-        precision=precision,
-    )
+    check_format(format, precision)
     require(
         precision != "int8" or calibration is not None,
         "int8 needs pictures that show the range of every feature map",
         "Pass a folder of a hundred pictures or more.",
         calibration=calibration,
     )
-    require_packages(format, precision)
     require(
         isinstance(top, int) and top > 0,
         "`top` must be a positive integer",
@@ -406,19 +411,24 @@ def _check_model(model, format):
         input_shapes=shapes,
     )
     require(
-        all(re.match("float|bfloat|u?int", x.dtype) for x in model.inputs),
+        all(re.match("b?float|u?int|bool", x.dtype) for x in model.inputs),
         "The model's inputs must be numbers",
         "Export the part that takes decoded images.",
         input_types=[x.dtype for x in model.inputs],
     )
-    names = [*input_names(model), *output_names(copies.graph(model))]
+    names = input_names(model)
     require(
-        len({*names}) == len(names)
-        and all(re.fullmatch(r"[A-Za-z]\w*", name) for name in names),
-        "Inputs and outputs must have names of letters, digits and _, each of "
-        "its own",
-        "Call the model on `keras.Input(shape, name=...)`, and return a "
-        "dictionary with other keys.",
+        format not in ("saved_model", "litert")
+        or all(re.fullmatch(r"[A-Za-z]\w*", n, re.ASCII) for n in names),
+        f"Several inputs must have names of letters, digits and _ for {format}",
+        "Call the model on `keras.Input(shape, name=...)`.",
+        names=names,
+    )
+    names += output_names(copies.graph(model))
+    require(
+        format != "onnx" or len({*names}) == len(names),
+        "Inputs and outputs must have different names for onnx",
+        "Return a dictionary with other keys.",
         names=names,
     )
     size = 4 * model.count_params()

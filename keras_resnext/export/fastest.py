@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 from keras_resnext.arguments import require
-from keras_resnext.export import swap
+from keras_resnext.export import serving, swap
 from keras_resnext.export.formats import FORMATS
 from keras_resnext.preprocessing import decode_predictions
 
@@ -138,8 +138,10 @@ def _keep(one, path):
             if not final.with_name(file.name).exists()
         ]
     elif made.is_file():
-        beside = made.parent.glob("*.json")
-    with swap.moved(final) as part:
+        beside = list(made.parent.glob("*.json"))
+        if not beside:  # of the artifact that was there
+            serving.facts_of(final).unlink(missing_ok=True)
+    with swap.moved(final, new=one.format == "saved_model") as part:
         made.rename(part)
     for file in beside:
         with swap.moved(final.with_name(file.name)) as part:

@@ -24,19 +24,20 @@ def outputs_of(classes, outputs, row=None):
     Raises:
         ValueError: If these classes and outputs do not belong together.
     """
-    names = preprocessing.class_names(row, outputs)
+    names, ids = preprocessing.class_names(row, outputs), ()
+    if outputs in (10, 1000):
+        best = preprocessing.decode_predictions(np.eye(outputs), top=1)
+        ids, usual = zip(*(pair[:2] for (pair,) in best), strict=True)
+        if names is None and set(usual) >= set(classes):
+            names = list(usual)
+        if names != list(usual):  # a network with names of its own
+            ids = ()
     # ImageNet has two classes of the name "crane", told apart by their ids.
-    known = {name: i for i, name in enumerate(names or ())}
-    known = {n: i for n, i in known.items() if names.count(n) == 1}
-    if outputs in (1000, 10):
-        rows = preprocessing.decode_predictions(np.eye(outputs), top=1)
-        usual = [row[0][0 if outputs == 1000 else 1] for row in rows]
-        known = {name: i for i, name in enumerate(usual)} | known
-        if known.keys() >= set(classes):
-            names = names or usual
+    known = {n: i for i, n in enumerate(names or ()) if names.count(n) == 1}
+    known |= {wnid: i for i, wnid in enumerate(ids)}
     if known.keys() >= set(classes):
         return np.array([known[name] for name in classes]), names
-    if len(classes) == outputs:
+    if len(classes) == outputs and not known.keys() & set(classes):
         return np.arange(outputs), names or list(classes)
     raise ValueError(
         "The data must have as many classes as the network has outputs, or "

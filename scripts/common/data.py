@@ -123,7 +123,7 @@ def digest(*splits):
     """Returns what tells these pictures, and their classes, from others.
 
     Of paths the last part and the size of the file count, so that a folder may
-    be moved; of encoded pictures only the labels.
+    be moved; of pictures that are read where they are needed, the labels.
     """
     found = hashlib.sha256()
     for split in splits:
@@ -133,8 +133,11 @@ def digest(*splits):
         if isinstance(images, np.ndarray):
             found.update(np.ascontiguousarray(images))
         elif isinstance(images, list):
-            for path in map(pathlib.Path, images):
-                found.update(f"{path.name}/{path.stat().st_size}/".encode())
+            for image in images:
+                if not isinstance(image, bytes):
+                    size = os.path.getsize(image)
+                    image = f"{os.path.basename(image)}/{size}/".encode()
+                found.update(image)
     return found.hexdigest()[:16]
 
 
@@ -322,7 +325,7 @@ def _corrupt(folder, files):
     }
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     home = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
-    memory = home / "keras_resnext" / f"sound-{name}.json"
+    memory = home / "keras_resnext" / f"decoded-{name}.json"
     known = _recall(memory)
     new = [
         file

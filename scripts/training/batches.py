@@ -234,9 +234,9 @@ def _decoded(image):
         name = f"{len(image)} bytes" if isinstance(image, bytes) else image
         reason = error.__cause__ or error
         raise ValueError(
-            "Pictures must stay as they are while a network is trained with "
-            f"them. Received: {name} ({reason}). Restore or remove it, and "
-            "start again."
+            "Each picture to train with must be one that can be decoded. "
+            f"Received: {name} ({reason}), which was perhaps changed since "
+            "they were checked. Restore or remove it, and start again."
         ) from error
 
 

@@ -21,7 +21,7 @@ _DEFAULTS = {
     )
     for field in dataclasses.fields(recipes.Recipe)
 }
-_DIGEST = "pictures_and_classes"
+DIGEST = "pictures_and_classes"  # name of an option
 _FIELDS = {
     **dict.fromkeys(("phase", "epoch", "step"), int),
     **dict.fromkeys(("seconds", "waited"), (int, float)),
@@ -64,18 +64,7 @@ class Run:
             return
         about, self.arrays = _read(self.path)
         # An option that is newer than the run had its default then.
-        earlier = about.pop("options")
-        if _DIGEST not in earlier:  # was not written down
-            options = {k: v for k, v in options.items() if k != _DIGEST}
-        earlier |= {
-            name: _DEFAULTS.get(name)
-            for name in options.keys() - earlier.keys()
-        }
-        changed = [
-            f"{name} was {earlier.get(name)!r} and is {options.get(name)!r}"
-            for name in sorted(earlier.keys() | options)
-            if earlier.get(name) != options.get(name)
-        ]
+        changed = _changes(about.pop("options"), options)
         if changed:
             raise ValueError(
                 "A training goes on with the options it began with. Received: "
@@ -155,6 +144,30 @@ class Run:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _changes(earlier, options):
+    """Returns a phrase for each option that is not what it was.
+
+    An option that is newer than the earlier run had its default then. Where
+    the pictures themselves can be compared, their place does not count.
+    """
+    names = earlier.keys() | options
+    if DIGEST not in earlier:
+        names = names - {DIGEST}
+    elif not str(options.get("data")).startswith("tfds:"):
+        names = names - {"data"}
+    pairs = {
+        name: (earlier.get(name, _DEFAULTS.get(name)), options.get(name))
+        for name in sorted(names)
+    }
+    return [
+        "other pictures or classes in --data"
+        if name == DIGEST
+        else f"{name} was {old!r} and is {new!r}"
+        for name, (old, new) in pairs.items()
+        if old != new
+    ]
 
 
 def _read(path):
