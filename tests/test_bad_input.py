@@ -228,6 +228,21 @@ def test_a_training_goes_on_with_its_own_pictures(arrays, tmp_path):
         resume.Run(tmp_path, {resume.DIGEST: changed})
 
 
+def test_where_the_pictures_lie_does_not_count(tmp_path):
+    for first, second in (
+        ({"data": "a/", resume.DIGEST: "1"}, {"data": "b", resume.DIGEST: "1"}),
+        ({"data": "a/"}, {"data": "a/", resume.DIGEST: "1"}),  # an older run
+    ):
+        run = resume.Run(tmp_path, first)
+        run.arrays = [np.zeros(3)]
+        run.write()
+        assert resume.Run(tmp_path, second).arrays is not None
+        run.path.unlink()
+    run.write()
+    with pytest.raises(ValueError, match="data was 'a/' and is 'b'"):
+        resume.Run(tmp_path, {"data": "b", resume.DIGEST: "1"})
+
+
 def test_which_pictures_are_the_same(tmp_path):
     for name in ("a", "b"):
         for i in range(2):
