@@ -123,6 +123,40 @@ def written(arrays, folder):
     return path
 
 
+def sequential(base):
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            base,
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, name="head"),
+        ]
+    )
+
+
+def functional(base):
+    inputs = keras.Input((2, 32, 32, 3))
+    maps = keras.layers.TimeDistributed(base)(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3, name="head")(maps))
+
+
+class Around(keras.Model):
+    def __init__(self, base):
+        super().__init__()
+        self.parts = [base]
+
+    def call(self, x):
+        return self.parts[0](x)
+
+
+NESTED = {
+    "sequential": sequential,
+    "functional": functional,
+    "subclass": Around,
+}
+
+
 class TestFormats:
     @pytest.mark.parametrize(
         "file", ["net_zip.pth", "net_legacy.pth", "net.safetensors"]
@@ -184,6 +218,34 @@ class TestFormats:
             np.testing.assert_array_equal(
                 loaded[name], array.astype("float16").astype("float32")
             )
+
+    @pytest.mark.parametrize("kind", NESTED)
+    def test_save_of_a_network_inside(self, kind, tmp_path):
+        model, other = (NESTED[kind](tiny(include_top=False)) for _ in "ab")
+        file = tmp_path / "net.safetensors"
+        weights.save(model, file, "float32")
+        assert len(load_file(file)) == len(model.weights)
+        weights.load(other, file)
+        if kind != "subclass":  # Keras names its layers after attributes
+            theirs = tmp_path / "net.weights.h5"
+            model.save_weights(theirs)
+            if kind == "sequential":
+                with h5py.File(theirs, "a") as file:  # as before Keras 3.10
+                    file.visititems(lambda _, item: item.attrs.clear())
+            other = NESTED[kind](tiny(include_top=False))
+            weights.load(other, theirs)
+        for ours, saved in zip(other.weights, model.weights, strict=True):
+            np.testing.assert_array_equal(ours, saved)
+
+    @anywhere
+    def test_save_of_two_networks(self, tmp_path):
+        model = Around(tiny(include_top=False))
+        model.parts.append(tiny(include_top=False))
+        with pytest.raises(ValueError, match=r"name of its own.* twice"):
+            weights.save(model, tmp_path / "net.safetensors")
+        assert not os.listdir(tmp_path)
+        with pytest.raises(ValueError, match=r"name of its own.* twice"):
+            weights.load(model, FIXTURES / "net.safetensors")
 
     def test_save_of_what_float16_cannot_hold(self, tmp_path):
         path, model = tmp_path / "net.safetensors", tiny()

@@ -81,7 +81,8 @@ def load(model, path):
     """Assigns the weights in a file to a model, all of them or none.
 
     Args:
-        model: Model made by this package, with or without a top.
+        model: Model made by this package, with or without a top, or a model
+            with such a network in it: the file is of all of it then.
         path: File in any format of `checkpoints.read`.
 
     Raises:
@@ -95,9 +96,9 @@ def load(model, path):
 def fill(model, stored):
     """Assigns what `read` returned to a model, as `load`."""
     arrays = _renamed(stored.arrays, model)
-    variables = _variables(model)
+    variables = structure.variables(model)
     if "predictions/kernel" not in variables:
-        arrays = values.without_top(arrays)
+        arrays = values.without_top(arrays, variables)
     _check(arrays, variables, model, stored)
     for name, variable in variables.items():
         variable.assign(arrays[name])
@@ -107,14 +108,14 @@ def save(model, path, dtype="float16"):
     """Writes a model's weights, named `layer/variable`, as `.safetensors`.
 
     Args:
-        model: Model made by this package.
+        model: Model made by this package, alone or inside of another one.
         path: File to write; it appears only when it is complete.
         dtype: Type of the numbers in the file; a variable with values beyond
             its range is written in its own.
     """
     arrays = {
         name: _in_range(keras.ops.convert_to_numpy(v), dtype)
-        for name, v in _variables(model).items()
+        for name, v in structure.variables(model).items()
     }
     partial = pathlib.Path(f"{path}.part")
     try:
@@ -130,27 +131,24 @@ def _in_range(array, dtype):
     return smaller if np.isfinite(smaller).all() else array
 
 
-def _variables(model):
-    """Returns the weights by name; `v.path` would have name scopes in it.
-
-    Unlike the variables, they leave out the random states of dropout.
-    """
-    return {
-        f"{layer.name}/{v.name}": v
-        for layer in model.layers
-        for v in layer.weights
-    }
-
-
 def _renamed(arrays, model):
     """Names what a `.weights.h5` without names has after the model's layers."""
     if not all("/vars/" in name for name in arrays):
         return arrays
-    layers = [
-        (type(layer).__name__, layer.name, [v.name for v in layer.weights])
+    return checkpoints.rename_keras_variables(arrays, _triples(model))
+
+
+def _triples(model):
+    return [
+        (
+            type(layer).__name__,
+            layer.name,
+            _triples(layer)
+            if isinstance(layer, keras.Model)
+            else [v.name for v in layer.weights],
+        )
         for layer in model.layers
     ]
-    return checkpoints.rename_keras_variables(arrays, layers)
 
 
 def _named_as_keras(arrays):

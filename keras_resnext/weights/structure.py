@@ -2,6 +2,7 @@
 
 import re
 
+from keras_resnext.nested import sublayers
 from keras_resnext.registry import ARCHITECTURES
 
 _BLOCK = re.compile(r"conv(\d{1,2})_block(\d{1,3})_")
@@ -75,16 +76,34 @@ def describe_pytorch(shapes):
     return facts
 
 
+def variables(model):
+    """Returns a model's weights by name, wherever in it their layers are.
+
+    The names are `layer/variable`, as `checkpoints.read` returns them for a
+    Keras file of the model; `v.path` would have name scopes in it. Unlike the
+    variables, they leave out the random states of dropout.
+
+    Raises:
+        ValueError: If two weights have the same name.
+    """
+    named, found = {}, {}
+    for layer in sublayers(model):  # the innermost ones come last
+        found |= {id(v): (f"{layer.name}/{v.name}", v) for v in layer.weights}
+    for name, variable in found.values():
+        if name in named:
+            raise ValueError(
+                "Each layer with weights must have a name of its own. "
+                f"Received: model={model.name!r} with {name!r} twice. Pass one "
+                "network of it, or give each layer another name."
+            )
+        named[name] = variable
+    return named
+
+
 def describe_model(model):
     """Reads the fields of an `Architecture` off a model of this package."""
-    names = {layer.name: layer for layer in model.layers}
-    facts = describe(
-        {
-            f"{layer.name}/{v.name}": tuple(v.shape)
-            for layer in model.layers
-            for v in layer.weights
-        }
-    )
+    names = {layer.name: layer for layer in sublayers(model)}
+    facts = describe({n: tuple(v.shape) for n, v in variables(model).items()})
     if "conv3_block1_0_conv" in names:
         facts["average_shortcut"] = "conv3_block1_0_pool" in names
     if "conv1_pad" in names and "conv1_1_conv" not in names:

@@ -13,29 +13,36 @@ from keras_resnext.weights.torch_files import printable
 _BACKBONE = re.compile(r"(?:conv|bn|layer)\d")
 
 
-def without_top(arrays):
+def without_top(arrays, variables):
     """Leaves out the classifier, whatever its name, and what else is no layer.
 
     Args:
         arrays: dictionary from `layer/variable` to array.
+        variables: names of the model's own.
 
     Returns:
-        The arrays of the convolutions and normalisations. A warning names the
-        others, unless they are those of the layer `predictions`.
+        The arrays of the model, of convolutions and of normalisations. A
+        warning names the others, unless they are those of the layer
+        `predictions`.
     """
+    kept = {
+        name: array
+        for name, array in arrays.items()
+        if name in variables or _BACKBONE.match(name)
+    }
     left_out = [
         name
-        for name in arrays
-        if not _BACKBONE.match(name) and not name.startswith("predictions/")
+        for name in arrays.keys() - kept
+        if not name.startswith("predictions/")
     ]
     if left_out:
-        names = ", ".join(map(printable, left_out[:5]))
+        names = ", ".join(map(printable, sorted(left_out)[:5]))
         warnings.warn(
             f"Left out, as the network has no top: {len(left_out)} arrays of "
             f"the file ({names}).",
             stacklevel=2,
         )
-    return {n: a for n, a in arrays.items() if _BACKBONE.match(n)}
+    return kept
 
 
 def faults(arrays, variables):
