@@ -385,10 +385,21 @@ def ResNeXt(
         average_shortcut=average_shortcut,
         anti_aliased=anti_aliased,
     )
+    source = choose(None, weights, accept_noncommercial)
+    if source is not None and hasattr(source, "architecture"):
+        # No array shows it; the rest of an architecture does in the file.
+        averages = _anti_aliased(source.architecture)
+        arguments.require(
+            averages == anti_aliased,
+            f"`anti_aliased` must be {averages} for weights of "
+            f"{source.architecture}",
+            "Without it the answers would be wrong.",
+            anti_aliased=anti_aliased,
+        )
     return _build(
         row,
         include_top,
-        choose(None, weights, accept_noncommercial),
+        source,
         input_tensor,
         input_shape,
         pooling,
@@ -577,23 +588,30 @@ def from_hub(  # noqa: D417 (`_documented` adds the others)
 
 def _unlisted(source, facts):
     """Returns the architecture of a network of the family without a row."""
+    facts = {k: v for k, v in facts.items() if k != "classes"}
+    return Architecture(
+        source.architecture,
+        None,
+        anti_aliased=_anti_aliased(source.architecture),
+        **facts,
+    )
+
+
+def _anti_aliased(architecture):
+    """Tells by its name whether a network is of the AA kind."""
+    if architecture in ARCHITECTURES:
+        return ARCHITECTURES[architecture].anti_aliased
     # timm's names; what is in none of them may compute in another way.
     family = r"(se)?(wide_)?resne(x?)t(aa)?\d+[a-z]?(_\d+(x\d+d)?)?"
-    match = re.fullmatch(family, source.architecture)
+    match = re.fullmatch(family, architecture)
     arguments.require(
         match,
         "The network must be a ResNet or ResNeXt of timm's plain, SE, D, T or "
         "AA kind",
         "See `python -m keras_resnext list`.",
-        architecture=source.architecture,
+        architecture=architecture,
     )
-    facts = {k: v for k, v in facts.items() if k != "classes"}
-    return Architecture(
-        source.architecture,
-        None,
-        anti_aliased=match[4] is not None,
-        **facts,
-    )
+    return match[4] is not None
 
 
 def _documented(function, **texts):

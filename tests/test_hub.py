@@ -468,6 +468,26 @@ def test_of_the_family_without_a_row(site, found):
         refused(ValueError, "plain, SE, D, T or AA kind")
 
 
+@pytest.mark.parametrize(
+    "found, anti_aliased, pattern",
+    [
+        ("resnetblur50", False, "AA kind.*architecture='resnetblur50'"),
+        ("legacy_seresnet50", False, "AA kind"),
+        ("resnetaa50", False, "must be True for weights of resnetaa50"),
+        ("resnet50", True, "must be False for weights of resnet50"),
+        ("seresnextaa101d_32x8d", False, "must be True for weights of sere"),
+    ],
+)
+def test_what_no_array_shows(site, found, anti_aliased, pattern):
+    configure(site, architecture=found)
+    refused(
+        ValueError,
+        pattern,
+        call=lambda: tiny(NAME, anti_aliased=anti_aliased),
+    )
+    assert not any("model.safetensors" in line for line in site.asked)
+
+
 def test_old_names(site, monkeypatch):
     configure(site, architecture="gluon_tinynext_2x1d")
     assert hub.describe(NAME).architecture == "tinynext_2x1d"
