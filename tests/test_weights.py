@@ -442,6 +442,15 @@ class TestFaults:
             keras_resnext.ResNeXt((1, 1), weights=path, **(options | here))
 
     @anywhere
+    def test_cadenes_strides(self, tmp_path, monkeypatch):
+        options = dict(groups=1, width_per_group=64, stem="legacy")
+        row = dataclasses.replace(TINY, **options)
+        monkeypatch.setattr(reference, "TINY", row)
+        path = written(draw("tiny"), tmp_path)
+        with pytest.raises(ValueError, match=r"Cadene's SE-ResNet.*Use"):
+            keras_resnext.ResNeXt((1,), weights=path, **options)
+
+    @anywhere
     def test_two_names_for_one_array(self, net, tmp_path):
         net["last_linear.bias"] = net["fc.bias"]
         self.fail(written(net, tmp_path), r"unexpected: (last_linear|fc).bias")

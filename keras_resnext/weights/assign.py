@@ -72,6 +72,7 @@ def read(source):
     if facts:
         shapes = {n: a.shape for n, a in arrays.items()}
         facts |= structure.describe_pytorch(shapes)
+        structure.refuse(facts, path)
     if getattr(source, "hub", None):
         structure.check(facts, source)
     return Stored(path, named, facts, getattr(source, "crop", None))

@@ -125,6 +125,25 @@ def fitting(facts):
     return [name for name, row in ARCHITECTURES.items() if facts and fits(row)]
 
 
+def refuse(facts, path):
+    """Refuses a network whose arrays fit, but which computes another thing.
+
+    Source: `SEResNetBottleneck` in timm's `legacy_senet.py`.
+
+    Raises:
+        ValueError: If it is Cadene's SE-ResNet of bottlenecks.
+    """
+    kind = (facts.get("stem"), facts.get("block"), facts.get("groups"))
+    if kind == ("legacy", "bottleneck", 1):
+        raise ValueError(
+            "The weights must be of a network that this package builds. "
+            f"Received: weights='{path}', which looks like Cadene's SE-ResNet "
+            "(timm's legacy_seresnet50 and larger): its blocks have their "
+            "stride in the first convolution. Use weights of seresnet50, or "
+            "of a legacy_seresnext."
+        )
+
+
 def check(facts, row):
     """Checks that a file is of the network that a `Checkpoint` says it is.
 
