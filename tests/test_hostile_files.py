@@ -98,6 +98,14 @@ def pickles():
         for i in range(30_000)
     )
     yield "networks", b"\x80\2" + tensors + b"}(" + items + b"u."
+    for length in (TEXT, 1000):  # what one text is searched for many times
+        long = binary_text(b"." * length) + put(1)
+        items = b"".join(
+            binary_text(b"%d" % i) + b"}" + get(1) + get(0) + b"s"
+            for i in range(100_000)
+        )
+        code = b"\x80\2" + tensors + long + b"}(" + items + b"u."
+        yield f"name of {length} in many", code
     names = binary_text(b"layer1.0." + b"\x1b" * TEXT)
     yield "long name", b"\x80\2}" + names + tensor(size=b"K\5\x85") + b"s."
     yield "objects", state(b"(" + b"ca\nb\n)\x81" * 100_000 + b"t")

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 
 from keras_resnext.weights import torch_files
-from keras_resnext.weights.torch_files import Unread, printable
+from keras_resnext.weights.torch_files import MAX_NAME, Unread, printable
 
 _CONVOLUTION = ("kernel", "bias")
 _NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -34,9 +34,8 @@ _STEM = re.compile(r"(?:^|\.)(?=conv1\.(?:\d\.)?weight$)")
 _SWITCHES = {"gamma": "scale", "beta": "center"}
 
 # Far above what any network needs, and little enough for a short file to take
-# little memory: characters of a path and of a layer's name, groups in groups,
-# bytes of a description in JSON.
-_MAX_NAME = 1000
+# little memory, as `MAX_NAME` is: groups in groups, bytes of a description in
+# JSON.
 _MAX_DEPTH = 32
 _MAX_JSON = 2**22
 
@@ -386,7 +385,7 @@ def _read_hdf5(data, layers, groups):
     items = {}
 
     def keep(path, item):
-        if len(path) > _MAX_NAME or path.count("/") > _MAX_DEPTH:
+        if len(path) > MAX_NAME or path.count("/") > _MAX_DEPTH:
             return path  # ends the visit
         items[path] = item
 
@@ -578,7 +577,7 @@ def _text(item, attribute):
     # An attribute itself is shorter than 64 kB; its text may be elsewhere.
     is_text = is_text and found.get_storage_size() < 2**16
     value = item.attrs[attribute] if is_text and found.shape == () else None
-    if value is not None and len(value) > _MAX_NAME:
+    if value is not None and len(value) > MAX_NAME:
         # Else many short groups could refer to one long text.
         raise ValueError(f"the {attribute} of a layer is {len(value)} long")
     return value.decode() if isinstance(value, bytes) else value
@@ -601,7 +600,7 @@ def _config_layers(config):
 def _numbered(layers, prefix="layers/"):
     """Maps each group of variables to its layer and their names."""
     groups, counts = {}, collections.Counter()
-    if len(prefix) > _MAX_NAME:
+    if len(prefix) > MAX_NAME:
         raise ValueError("its models are nested deeper than any network's")
     for class_name, name, variables in layers:
         kind = _snake_case(class_name)
@@ -639,7 +638,7 @@ def _snake_case(name):
 
 def _rename(arrays, groups):
     for name, _ in groups.values():
-        if not isinstance(name, str) or len(name) > _MAX_NAME:
+        if not isinstance(name, str) or len(name) > MAX_NAME:
             raise ValueError("the name of a layer is none")
     pairs = []
     for path, array in arrays.items():

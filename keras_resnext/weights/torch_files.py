@@ -44,6 +44,7 @@ STAGE = re.compile(r"(?:^|\.)(?=layer\d\.\d+\.)")
 # with its optimizer; each opcode makes at most one small object.
 _MAX_OPCODES = 1_000_000
 _MAX_ARGUMENTS = 16
+MAX_NAME = 1000  # characters: a short file may have one in many dictionaries
 _MAX_DEPTH = 4  # of dictionaries around the state dict
 _MAX_AXES = 8
 
@@ -238,6 +239,7 @@ def _find_state_dict(root):
     network under another name.
     """
     found, seen, level = [], set(), [((), root)]
+    is_stage = functools.cache(lambda name: bool(STAGE.search(name)))
     for _ in range(_MAX_DEPTH):
         # A dictionary counts once, however often the file refers to it.
         level = [
@@ -247,7 +249,7 @@ def _find_state_dict(root):
             and not (id(value) in seen or seen.add(id(value)))
         ]
         found += [
-            (_rank(path, value), path, value)
+            (_rank(path, any(map(is_stage, value))), path, value)
             for path, value in level
             if any(map(_is_tensor, value.values()))
         ]
@@ -262,22 +264,22 @@ def _find_state_dict(root):
     best = min(rank for rank, _, _ in found)
     choices = [(path, value) for rank, path, value in found if rank == best]
     if len(choices) > 1:
-        names = [printable(".".join(path)) for path, _ in choices]
+        names = [printable(".".join(path)) for path, _ in choices[:5]]
         raise Unread(
-            f"it holds {len(names)} networks, under {', '.join(names[:5])}",
+            f"it holds {len(choices)} networks, under {', '.join(names)}",
             "Save the one you want in a file of its own: "
             f"`torch.save(torch.load(path){_keys(choices[0][0])}, 'new.pth')`.",
         )
     return choices[0][1]
 
 
-def _rank(path, value):
+def _rank(path, is_network):
     known = [WRAPPERS.index(name) for name in path if name in WRAPPERS]
     if not path:
         known = [len(WRAPPERS)]
     elif len(known) < len(path):
         known = [len(WRAPPERS) + 1]
-    return not any(map(STAGE.search, value)), known
+    return not is_network, known
 
 
 def _keys(path):
@@ -451,12 +453,12 @@ def _append(target, items):
 
 
 def _update(target, pairs):
-    # Only texts as keys: tensors have names, and hashing a deeply nested
-    # tuple overflows the C stack.
+    # Only texts as keys, no longer than a name: tensors have names, and
+    # hashing a deeply nested tuple overflows the C stack.
     if not isinstance(target, dict):
         raise ValueError("its pickle sets an item of what is no dictionary")
     for key, value in pairs:
-        if isinstance(key, str):
+        if isinstance(key, str) and len(key) <= MAX_NAME:
             target[key] = value
 
 
