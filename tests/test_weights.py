@@ -525,11 +525,44 @@ class TestLeftOut:
             values(model),
             {n: a for n, a in drawn.items() if not n.startswith("pred")},
         )
-        match = "predictions"
-        if not head.keys() & {"fc.weight", "last_linear.weight"}:
-            match = "pass `include_top=False`"
+        match = r"found: (fc\.0\.weight|head\.weight).*`include_top=False`"
+        if head not in (self.HEADS[1], self.HEADS[2]):
+            match = "predictions"
         with pytest.raises(ValueError, match=match):
             tiny(weights=path)
+
+    @anywhere
+    @pytest.mark.parametrize("prefix", ["", "backbone.", "a.model."])
+    @pytest.mark.parametrize("top", ["fc.1", "head.fc", "classifier"])
+    def test_a_top_of_another_name(self, net, drawn, prefix, top, tmp_path):
+        kernel, bias = net.pop("fc.weight"), net.pop("fc.bias")
+        net = {f"{prefix}{n}": a for n, a in net.items()}
+        net |= {f"{top}.weight": kernel, f"{top}.bias": bias}
+        assert_same(values(tiny(weights=written(net, tmp_path))), drawn)
+        net["neck.weight"] = kernel[:3]  # which of the two?
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(ValueError, match=r"the only matrix outside"):
+                tiny(weights=written(net, tmp_path))
+
+    @pytest.mark.parametrize("kind", [".keras", ".weights.h5"])
+    def test_layers_of_keras_around_it(self, kind, tmp_path):
+        base = tiny(include_top=False, pooling="avg")
+        base.compile("adam", "mse")
+        base.optimizer.build(base.trainable_variables)
+        inputs = keras.Input((32, 32, 3))
+        x = keras.layers.Normalization()
+        x.adapt(np.arange(24, dtype="float32").reshape(1, 2, 4, 3))
+        x = keras.layers.Dense(7, name="mine")(base(x(inputs)))
+        whole = keras.Model(inputs, x)
+        path = tmp_path / f"net{kind}"
+        whole.save(path) if kind == ".keras" else whole.save_weights(path)
+        with pytest.warns(UserWarning, match=r"Left out are 3 .*normalization"):
+            loaded = tiny(weights=path, classes=7)
+        theirs = structure.variables(whole)
+        for name, ours in structure.variables(loaded).items():
+            name = name.replace("predictions", "mine")
+            np.testing.assert_array_equal(ours, theirs[name])
 
     @anywhere
     def test_another_network_is_not_left_out(self, net, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import save as serialise
 
 from keras_resnext.weights import checkpoints, sources, structure, values
+from keras_resnext.weights.torch_files import printable
 
 _TORCH_NAME = re.compile(
     # Cadene's nets have the stem in a layer of its own.
@@ -100,6 +101,9 @@ def fill(model, stored):
     variables = structure.variables(model)
     if "predictions/kernel" not in variables:
         arrays = values.without_top(arrays, variables)
+    else:
+        arrays = values.with_top(arrays, variables)
+        arrays = values.without_others(arrays, variables)
     _check(arrays, variables, model, stored)
     for name, variable in variables.items():
         variable.assign(arrays[name])
@@ -208,9 +212,12 @@ def _check(arrays, variables, model, stored):
     if faults:
         advice = _advice(stored.facts, facts)
         if "predictions/kernel" in variables.keys() - arrays:
+            found = map(printable, sorted(values.matrices(arrays))[:5])
             advice += (
-                " Without a classifier of PyTorch's or this package's name in "
-                "the file, pass `include_top=False`."
+                " The classifier must be `fc`, `predictions`, or the only "
+                "matrix outside of the network, with a bias; found: "
+                f"{', '.join(found) or 'none'}. To do without one, pass "
+                "`include_top=False`."
             )
         raise ValueError(
             "The weights must match the network by name and shape and be "

@@ -30,6 +30,9 @@ _VARIABLES = {
 # How PyTorch's names of the first convolution go on behind the prefix.
 _STEM = re.compile(r"(?:^|\.)(?=conv1\.(?:\d\.)?weight$)")
 
+# Also of a model that was compiled before it became a layer.
+_OPTIMIZER = re.compile(r"(?:^|/)optimizer/|^optimizer_weights/")
+
 # The setting of a layer that decides whether it has the variable.
 _SWITCHES = {"gamma": "scale", "beta": "center"}
 
@@ -92,7 +95,8 @@ def read(path, layers=None):
         dict (`layer1.0.conv1.weight`), which is `torch_files.WRAPPERS[0]`
         or a later one where the file has several, without the prefix that
         the network has in it (`module.`, `model.backbone.`); a warning names
-        what is outside of the prefix and left out. Keras' names are
+        what is outside of the prefix and left out, which the only matrix is
+        not: it is the classifier. Keras' names are
         `<layer>/<variable>` (`conv1_bn/gamma`), or the path in the file
         (`layers/foo/vars/0`) where it has no names.
 
@@ -359,21 +363,43 @@ def _strip_prefix(arrays):
             "}`.",
         )
     for prefix in prefixes or ("module.", "_orig_mod.", "module."):
-        outside = [name for name in arrays if not name.startswith(prefix)]
-        if outside and prefixes:
+        inside = {
+            name.removeprefix(prefix): array
+            for name, array in arrays.items()
+            if name.startswith(prefix)
+        }
+        outside = {n: a for n, a in arrays.items() if not n.startswith(prefix)}
+        if not prefixes:
+            arrays = arrays if outside else inside
+            continue
+        top = {} if _matrices(inside) else _only_top(outside)
+        if left_out := [name for name in outside if name not in top]:
             warnings.warn(
                 f"The file's network has names that begin with '"
-                f"{printable(prefix)}'. Left out are {len(outside)} others: "
-                f"{', '.join(map(printable, outside[:5]))}.",
+                f"{printable(prefix)}'. Left out are {len(left_out)} others: "
+                f"{', '.join(map(printable, left_out[:5]))}.",
                 stacklevel=2,
             )
-        if prefixes or not outside:
-            arrays = {
-                name.removeprefix(prefix): array
-                for name, array in arrays.items()
-                if name.startswith(prefix)
-            }
+        arrays = top | inside
     return arrays
+
+
+def _matrices(arrays):
+    """Lists what may be classifiers: matrices that belong to no block."""
+    return [
+        name
+        for name, array in arrays.items()
+        if array.ndim == 2 and not torch_files.STAGE.search(name)
+    ]
+
+
+def _only_top(arrays):
+    """Returns the only matrix and its bias, or nothing if there are more."""
+    if len(found := _matrices(arrays)) != 1:
+        return {}
+    layer = found[0].rpartition(".")[0]
+    names = (f"{layer}.weight", f"{layer}.bias")
+    return {name: arrays[name] for name in names if name in arrays}
 
 
 def _prefixes(names, pattern):
@@ -396,8 +422,7 @@ def _read_hdf5(data, layers, groups):
         datasets = {
             path: item
             for path, item in items.items()
-            if isinstance(item, h5py.Dataset)
-            and not path.startswith(("optimizer/", "optimizer_weights/"))
+            if isinstance(item, h5py.Dataset) and not _OPTIMIZER.search(path)
         }
         claimed = sum(
             math.prod(item.shape) * item.dtype.itemsize
@@ -405,7 +430,7 @@ def _read_hdf5(data, layers, groups):
         )
         if claimed > len(data):
             raise ValueError("its datasets are compressed or incomplete")
-        _check_storage(data, items.values(), datasets.values())
+        _check_storage(data, items, datasets)
         arrays = {path: _array(item) for path, item in datasets.items()}
         groups = groups or _named(items)
         # Names beyond 64 kB are split over attributes with numbers.
@@ -425,10 +450,12 @@ def _check_storage(data, items, datasets):
     file's own structure; without an address it has zeros.
     """
     used = [(start, size, False) for start, size in _tables(data)]
-    for item in items:
-        header = _header(data, h5py.h5o.get_info(item.id))
-        used += [(start, size, False) for start, size in header]
-    for dataset in datasets:
+    for path, item in items.items():
+        parts = _header(data, h5py.h5o.get_info(item.id))
+        if isinstance(item, h5py.Dataset) and path not in datasets:
+            parts.append((item.id.get_offset(), item.id.get_storage_size()))
+        used += [(at, size, False) for at, size in parts if at is not None]
+    for dataset in datasets.values():
         name = printable(dataset.name)
         _check_number(dataset)
         if dataset.external or dataset.is_virtual:
@@ -462,7 +489,7 @@ def _check_storage(data, items, datasets):
             raise ValueError("a dataset has no storage of its own")
     orders = {
         item.dtype.newbyteorder("=") == item.dtype
-        for item in datasets
+        for item in datasets.values()
         if item.dtype.kind in "fiu" and item.dtype.itemsize > 1
     }
     if len(orders) > 1:

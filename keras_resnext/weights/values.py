@@ -13,6 +13,64 @@ from keras_resnext.weights.torch_files import printable
 _BACKBONE = re.compile(r"(?:conv|bn|layer)\d")
 
 
+def matrices(arrays):
+    """Lists the arrays that may be classifiers, whatever their names."""
+    return [
+        name
+        for name, array in arrays.items()
+        if array.ndim == 2 and not _BACKBONE.match(name)
+    ]
+
+
+def with_top(arrays, variables):
+    """Names the classifier `predictions`, where it has a name of its own.
+
+    Args:
+        arrays: dictionary from `layer/variable` to array.
+        variables: dictionary from `layer/variable` to the model's variable.
+
+    Returns:
+        The arrays. If the model has a layer `predictions` and the file none,
+        the only matrix outside of the network, of as many features and with
+        a bias, is its kernel; PyTorch's is turned.
+    """
+    kernel, bias = "predictions/kernel", "predictions/bias"
+    found = matrices(arrays)
+    if kernel not in variables or kernel in arrays or len(found) != 1:
+        return arrays
+    name = found[0]
+    array = arrays[name].T if name.endswith("weight") else arrays[name]
+    other = re.sub(r"(weight|kernel)$", "bias", name)
+    classes = arrays.get(other, array).shape
+    if (variables[kernel].shape[0], *classes) != array.shape:
+        return arrays
+    rest = {n: a for n, a in arrays.items() if n not in (name, other)}
+    return rest | {kernel: array, bias: arrays[other]}
+
+
+def without_others(arrays, variables):
+    """Leaves out other layers of a Keras file that has the whole network.
+
+    They are what prepares the pictures, or another output. A warning names
+    them.
+    """
+    others = [
+        name
+        for name in arrays.keys() - variables
+        if "/" in name and not _BACKBONE.match(name)
+    ]
+    if not others or variables.keys() - arrays:
+        return arrays
+    names = ", ".join(map(printable, sorted(others)[:5]))
+    warnings.warn(
+        f"Left out are {len(others)} arrays of the file, of layers that are "
+        f"not in the network ({names}). If they prepare the pictures, put "
+        "such layers before it.",
+        stacklevel=2,
+    )
+    return {n: a for n, a in arrays.items() if n not in others}
+
+
 def without_top(arrays, variables):
     """Leaves out the classifier, whatever its name, and what else is no layer.
 
