@@ -112,13 +112,14 @@ def check_output_stride(output_stride, full, row):
 def check_input_shape(input_shape, include_top, row, least, stride, weights):
     """Returns the complete shape of one image; `least` is in pixels."""
     last = channels_last()
+    known = getattr(weights, "channels", 3)
     if input_shape is None:
         usual = 32 if row.stem == "cifar" else 224
         # As the preprocessing of these weights makes the pictures.
         size = (
             (getattr(weights, "crop", None) or usual) if include_top else None
         )
-        input_shape = (size, size, 3) if last else (3, size, size)
+        input_shape = (size, size, known) if last else (known, size, size)
     layout = (
         "(height, width, channels)" if last else "(channels, height, width)"
     )
@@ -142,9 +143,11 @@ def check_input_shape(input_shape, include_top, row, least, stride, weights):
         input_shape=input_shape,
     )
     require(
-        weights is None or channels == 3,
-        "Pretrained weights take images of 3 channels",
-        "Convert the images to RGB, or use weights=None.",
+        weights is None or channels == known,
+        f"Pretrained weights take images of {known} channels",
+        "Convert the images, build the network for so many and put other "
+        "channels on it with `keras_resnext.transfer.replace_input`, or use "
+        "weights=None.",
         input_shape=input_shape,
     )
     require(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import pathlib
 import re
 
 import keras
@@ -439,6 +440,8 @@ def _build(
         "Make one with `keras.Input`, or call the model on the array.",
         input_tensor=type(input_tensor).__name__,
     )
+    if isinstance(source, pathlib.Path):
+        source = read(source)  # it decides how many channels there are
     shape = arguments.check_input_shape(
         input_shape if input_tensor is None else input_tensor.shape[1:],
         include_top,

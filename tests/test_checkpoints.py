@@ -360,6 +360,27 @@ def test_expanded_tensor_is_read_if_small(tmp_path, legacy):
     value = {"w": tensor((2, 2), (0, 1))}
     expected = {"w": np.array([[0, 1], [0, 1]], "float32")}
     assert_same(read_pickle(tmp_path, value, legacy), expected)
+    value["w"] = tensor((3, 4), (0, 1))
+    with pytest.raises(ValueError, match=r"as `expand`.*\.contiguous\(\)"):
+        read_pickle(tmp_path, value, legacy)
+
+
+@pytest.mark.parametrize(
+    "value, where",
+    [
+        ([{"w": 0}], r"\[0\]"),
+        ((1, {"w": 0}), r"\[1\]"),
+        ({"models": [{"w": 0}]}, r"\['models'\]\[0\]"),
+    ],
+)
+def test_tensors_in_a_list(tmp_path, legacy, value, where):
+    inner = value["models"] if isinstance(value, dict) else value
+    inner[-1]["w"] = tensor()
+    message = (
+        rf"in a list, at {where}\).*load\(path, weights_only=True\){where}"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_pickle(tmp_path, value, legacy)
 
 
 def test_big_endian(tmp_path, legacy):

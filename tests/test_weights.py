@@ -396,6 +396,23 @@ class TestFaults:
         )
 
     @anywhere
+    @pytest.mark.parametrize("channels", [1, 4])
+    def test_channels_are_those_of_the_file(self, net, channels, tmp_path):
+        kernel = np.repeat(net["conv1.weight"][:, :1], channels, axis=1)
+        net["conv1.weight"] = kernel
+        path = written(net, tmp_path)
+        for options in ({}, {"input_shape": (64, 64, channels)}):
+            loaded = tiny(weights=path, **options).get_layer("conv1_conv")
+            np.testing.assert_array_equal(
+                loaded.kernel, kernel.transpose(2, 3, 1, 0)
+            )
+        self.fail(
+            path,
+            rf"take images of {channels} channels.*input_shape=\(64, 64, 3\)",
+            input_shape=(64, 64, 3),
+        )
+
+    @anywhere
     def test_another_network(self, unallocated):
         with pytest.raises(ValueError) as caught:
             keras_resnext.ResNeXt50(weights=FIXTURES / "net_zip.pth")
@@ -628,8 +645,8 @@ class TestSources:
             keras_resnext.ResNeXt((3, 4, 6, 3), weights=row)
         with pytest.raises(ValueError, match="a checkpoint of resnet18"):
             keras_resnext.ResNet18(weights=row)
-        with pytest.raises(ValueError, match="Received: weights=5"):
-            keras_resnext.ResNet18(weights=5)
+        with pytest.raises(ValueError, match=r"weights=dict\. Save arrays"):
+            keras_resnext.ResNet18(weights=draw("tiny"))
 
     @anywhere
     @pytest.mark.parametrize(

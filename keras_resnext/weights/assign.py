@@ -54,6 +54,12 @@ class Stored:
         """Number of classes, or `None` where it does not show."""
         return self.facts.get("classes")
 
+    @property
+    def channels(self):
+        """Number of channels of the pictures, 3 where it does not show."""
+        shapes = {name: array.shape for name, array in self.arrays.items()}
+        return structure.channels(shapes)
+
 
 def read(source):
     """Reads a source's file; downloads it where needed.

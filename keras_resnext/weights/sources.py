@@ -40,8 +40,9 @@ def choose(architecture, weights, accept_noncommercial=False):
     elif not isinstance(weights, (str, os.PathLike)):
         raise ValueError(
             "`weights` must be None, a tag, a path or a row of CHECKPOINTS. "
-            f"Received: weights={weights!r}. Print the tags with "
-            "`python -m keras_resnext list`."
+            f"Received: weights={type(weights).__name__}. Save arrays in a "
+            "file and pass its path, or print the tags with `python -m "
+            "keras_resnext list`."
         )
     name = os.fspath(weights)
     if name.startswith(hub.PREFIX):

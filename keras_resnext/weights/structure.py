@@ -55,6 +55,12 @@ def describe(shapes):
     return facts | ({"classes": top[1]} if len(top) == 2 else {})
 
 
+def channels(shapes):
+    """Returns how many channels the pictures have, 3 where it doesn't show."""
+    first = _kernel(shapes, "conv1_1_conv") or _kernel(shapes, "conv1_conv")
+    return first[2] if first else 3
+
+
 def describe_pytorch(shapes):
     """Reads off PyTorch's names what others do not show.
 

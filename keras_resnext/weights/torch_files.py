@@ -13,6 +13,7 @@ Source: `torch/serialization.py` (`_save`, `_legacy_save`) and
 import dataclasses
 import functools
 import io
+import itertools
 import pickletools
 import re
 import types
@@ -48,6 +49,7 @@ MAX_NAME = 1000  # characters: a short file may have one in many dictionaries
 _MAX_DEPTH = 4  # of dictionaries around the state dict
 _MAX_AXES = 8
 
+_LOAD = "torch.load(path, weights_only=True)"
 _SAVE = "Save `model.state_dict()` with `torch.save`."
 
 
@@ -268,7 +270,9 @@ def _find_state_dict(root):
         raise Unread(
             f"it holds {len(choices)} networks, under {', '.join(names)}",
             "Save the one you want in a file of its own: "
-            f"`torch.save(torch.load(path){_keys(choices[0][0])}, 'new.pth')`.",
+            f"`torch.save({_LOAD}{_keys(choices[0][0])}, 'new.pth')`. If it "
+            "fails for what else is in the file, and only for a file that you "
+            "trust, as its code is run then: `weights_only=False`.",
         )
     return choices[0][1]
 
@@ -288,6 +292,11 @@ def _keys(path):
 
 def _refuse(root):
     """Says what a file without a dictionary of tensors holds instead."""
+    if path := _in_list(root):
+        raise Unread(
+            f"its dictionary of tensors is in a list, at {path}",
+            f"Save it alone: `torch.save({_LOAD}{path}, 'new.pth')`.",
+        )
     items = root.items() if isinstance(root, dict) else ()
     kinds = [
         f"{printable(name)}, made by {printable(value.kind)}"
@@ -303,6 +312,20 @@ def _refuse(root):
             f"Nothing in a file is run to make them. {_SAVE}",
         )
     raise Unread("it holds no dictionary of tensors", _SAVE)
+
+
+def _in_list(root):
+    """Returns the way to the first tensors in a list, as Python's indices."""
+    # Of each a few, as a short file may have one list in many places.
+    items = list(root.items())[:99] if isinstance(root, dict) else ()
+    lists = [("", root), *((_keys((name,)), value) for name, value in items)]
+    for path, value in lists:
+        value = value[:9] if isinstance(value, list | tuple) else ()
+        for i, item in enumerate(value):
+            tensors = item.values() if isinstance(item, dict) else ()
+            if any(map(_is_tensor, itertools.islice(tensors, 9))):
+                return f"{path}[{i}]"
+    return None
 
 
 def _view(tensor, storage):
@@ -327,7 +350,11 @@ def _view(tensor, storage):
         tuple(stride * itemsize for stride in tensor.stride),
     )
     if array.size > storage.size:
-        raise ValueError("a tensor is larger than its storage")
+        raise Unread(
+            "a tensor is larger than its storage, as `expand` makes it",
+            "Save `{n: t.contiguous() for n, t in model.state_dict().items()}` "
+            "with `torch.save`.",
+        )
     return array
 
 
