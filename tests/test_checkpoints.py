@@ -584,7 +584,7 @@ def test_rename_counts_per_class_and_keeps_the_rest():
 def test_rename_refuses_one_name_twice():
     layers = [("Conv2D", "a", ["kernel"]), ("Dense", "a", ["kernel"])]
     arrays = {"layers/conv2d/vars/0": 1, "layers/dense/vars/0": 2}
-    with pytest.raises(ValueError, match=r"own\. Received: name='a/kernel'"):
+    with pytest.raises(ValueError, match="have the name 'a/kernel'"):
         checkpoints.rename_keras_variables(arrays, layers)
 
 

@@ -468,6 +468,35 @@ class TestFaults:
             keras_resnext.ResNeXt((1,), weights=path, **options)
 
     @anywhere
+    def test_keras_own_resnet(self, drawn, tmp_path):
+        arrays = {n: a for n, a in drawn.items() if "predict" not in n}
+        arrays["conv1_conv/bias"] = np.zeros(64, "float32")
+        write_keras_2(arrays, tmp_path / "net.h5")
+        self.fail(tmp_path / "net.h5", "Keras's own .*`keras.applications`")
+
+    @anywhere
+    def test_names_of_nothing_here(self, net, tmp_path):
+        net = {
+            f"resnet.{n}".replace("layer", "stages.").replace("v1.", "v."): a
+            for n, a in net.items()
+        }
+        message = self.fail(
+            written(net, tmp_path),
+            r"arrays, none of a layer of the network \(resnet\..*Name them as",
+        )
+        assert "missing" not in message
+
+    @anywhere
+    @pytest.mark.parametrize("prefix", ["", "f.", "0."])
+    @pytest.mark.parametrize("first", [3, 4])  # without the pooling, and with
+    def test_children_in_a_sequence(self, net, drawn, prefix, first, tmp_path):
+        parts = {"conv1": 0, "bn1": 1, "layer1": first, "fc": 9}
+        for name in list(net):
+            part, _, rest = name.partition(".")
+            net[f"{prefix}{parts[part]}.{rest}"] = net.pop(name)
+        assert_same(values(tiny(weights=written(net, tmp_path))), drawn)
+
+    @anywhere
     def test_two_names_for_one_array(self, net, tmp_path):
         net["last_linear.bias"] = net["fc.bias"]
         self.fail(written(net, tmp_path), r"unexpected: (last_linear|fc).bias")

@@ -79,7 +79,7 @@ def read(source):
     if facts:
         shapes = {n: a.shape for n, a in arrays.items()}
         facts |= structure.describe_pytorch(shapes)
-        structure.refuse(facts, path)
+        structure.refuse(facts, named, path)
     if getattr(source, "hub", None):
         structure.check(facts, source)
     return Stored(path, named, facts, getattr(source, "crop", None))
@@ -208,7 +208,22 @@ def _keras_axes(array):
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
+def _check_names(arrays, variables, stored):
+    """Refuses a file in which no array belongs to a layer of the model."""
+    layers = {name.rpartition("/")[0] for name in variables} - {"predictions"}
+    if not any(name.rpartition("/")[0] in layers for name in arrays):
+        names = ", ".join(map(printable, list(stored.arrays)[:5]))
+        raise ValueError(
+            "The names in a file must be torchvision's, timm's, Keras's or "
+            f"this package's. Received: weights='{stored.path}' with "
+            f"{len(stored.arrays)} arrays, none of a layer of the network "
+            f"({names}). Name them as torchvision does (conv1.weight, "
+            "layer1.0.conv1.weight, fc.weight), and save them again."
+        )
+
+
 def _check(arrays, variables, model, stored):
+    _check_names(arrays, variables, stored)
     faults = values.faults(arrays, variables)
     facts = structure.describe_model(model)
     for field in facts.keys() & {"average_shortcut", "stem"}:  # without arrays

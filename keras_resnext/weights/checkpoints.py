@@ -30,6 +30,10 @@ _VARIABLES = {
 # How PyTorch's names of the first convolution go on behind the prefix.
 _STEM = re.compile(r"(?:^|\.)(?=conv1\.(?:\d\.)?weight$)")
 
+# The first of a block, where `nn.Sequential(*resnet.children())` has left
+# numbers of the network's parts.
+_NUMBERED = re.compile(r"((?:.+\.)?)(\d{1,3})\.\d{1,3}\.conv1\.weight")
+
 # Also of a model that was compiled before it became a layer.
 _OPTIMIZER = re.compile(r"(?:^|/)optimizer/|^optimizer_weights/")
 
@@ -348,6 +352,7 @@ def _strip_prefix(arrays):
         for name, array in arrays.items()
         if name.rpartition(".")[2] != "n_averaged"
     }
+    arrays = _unique(zip(_usual_names(arrays), arrays.values(), strict=True))
     prefixes = _prefixes(arrays, torch_files.STAGE)
     # A part of another network may have stages, too, but no such stem.
     prefixes = prefixes & _prefixes(arrays, _STEM) or prefixes
@@ -382,6 +387,25 @@ def _strip_prefix(arrays):
             )
         arrays = top | inside
     return arrays
+
+
+def _usual_names(names):
+    """Returns torchvision's names where a network's parts have numbers."""
+    blocks = [match for name in names if (match := _NUMBERED.fullmatch(name))]
+    prefixes = {match[1] for match in blocks}
+    stages = sorted({int(match[2]) for match in blocks})
+    if len(prefixes) != 1 or stages[0] < 2:  # behind the stem, 0 and 1
+        return list(names)
+    (prefix,) = prefixes
+    parts = {str(n): f"layer{i}" for i, n in enumerate(stages, 1)}
+    parts |= {"0": "conv1", "1": "bn1"}
+    usual = []
+    for name in names:
+        part, dot, rest = name.removeprefix(prefix).partition(".")
+        if name.startswith(prefix) and part in parts:
+            name = f"{prefix}{parts[part]}{dot}{rest}"
+        usual.append(name)
+    return usual
 
 
 def _matrices(arrays):
@@ -696,9 +720,11 @@ def _unique(pairs):
     arrays = {}
     for name, array in pairs:
         if name in arrays:
-            raise ValueError(
-                "Every array must have a name of its own. Received: "
-                f"name='{printable(name)}' twice. Give each layer another name."
+            raise Unread(
+                f"two of its arrays have the name '{printable(name)}', as if "
+                "it held two networks",
+                "Save the one you want in a file of its own, as by "
+                "`model.get_layer(name).save(path)`.",
             )
         arrays[name] = array
     return arrays

@@ -131,23 +131,31 @@ def fitting(facts):
     return [name for name, row in ARCHITECTURES.items() if facts and fits(row)]
 
 
-def refuse(facts, path):
-    """Refuses a network whose arrays fit, but which computes another thing.
+def refuse(facts, names, path):
+    """Refuses networks with much the same arrays that compute other things.
 
-    Source: `SEResNetBottleneck` in timm's `legacy_senet.py`.
+    Both stride in their blocks' first convolution. Sources: timm's
+    `SEResNetBottleneck` in `legacy_senet.py`; `keras/src/applications/
+    resnet.py`.
 
     Raises:
-        ValueError: If it is Cadene's SE-ResNet of bottlenecks.
+        ValueError: If it is Cadene's SE-ResNet of bottlenecks, or Keras's
+            own ResNet.
     """
     kind = (facts.get("stem"), facts.get("block"), facts.get("groups"))
     if kind == ("legacy", "bottleneck", 1):
-        raise ValueError(
-            "The weights must be of a network that this package builds. "
-            f"Received: weights='{path}', which looks like Cadene's SE-ResNet "
-            "(timm's legacy_seresnet50 and larger): its blocks have their "
-            "stride in the first convolution. Use weights of seresnet50, or "
-            "of a legacy_seresnext."
-        )
+        what = "Cadene's SE-ResNet, as timm's legacy_seresnet50"
+        advice = "Use weights of seresnet50, or of a legacy_seresnext."
+    elif "conv1_conv/bias" in names:
+        what = "Keras's own ResNet, which also has biases"
+        advice = "Build it by `keras.applications`, as its ResNet50."
+    else:
+        return
+    raise ValueError(
+        "The weights must be of a network that this package builds. Received: "
+        f"weights='{path}', which looks like {what}: its strides are "
+        f"elsewhere. {advice}"
+    )
 
 
 def check(facts, row):
