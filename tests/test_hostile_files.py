@@ -242,6 +242,17 @@ def hdf5():
         file.create_group("layers/conv2d/vars").attrs["name"] = np.zeros(8000)
         file["a"] = np.zeros(3)
 
+    def tables(file):
+        file["a"] = np.frombuffer(b"HEAP\0\0\0\0" * 600_000, "u1")
+
+    def datasets(file):
+        for n in range(8_000):
+            file[f"{n}"] = np.zeros(1, "f4")
+
+    def more(file):
+        for n in range(5_000):
+            file[f"layers/dense_{n}/vars/0"] = np.zeros(1, "f4")
+
     yield from locals().items()
 
 
@@ -322,7 +333,7 @@ def results(tmp_path_factory):
     for name, fill in hdf5():
 
         def write(path, fill=fill):
-            with h5py.File(path, "w") as file:
+            with h5py.File(path, "w", libver="latest") as file:
                 fill(file)
 
         add("HDF5", name, write)

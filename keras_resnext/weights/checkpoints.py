@@ -41,9 +41,10 @@ _OPTIMIZER = re.compile(r"(?:^|/)optimizer/|^optimizer_weights/")
 _SWITCHES = {"gamma": "scale", "beta": "center"}
 
 # Far above what any network needs, and little enough for a short file to take
-# little memory, as `MAX_NAME` is: groups in groups, bytes of a description in
-# JSON.
+# little memory, as `MAX_NAME` is: groups in groups, groups and arrays, bytes
+# of a description in JSON.
 _MAX_DEPTH = 32
+_MAX_OBJECTS = 12_000
 _MAX_JSON = 2**22
 
 # What begins so is no checkpoint, but something that people take for one.
@@ -324,6 +325,8 @@ def _read_safetensors(path, layers):
     with path.open("rb") as file:
         if int.from_bytes(file.read(8), "little") > _MAX_JSON:
             raise ValueError("its header is longer than any network's")
+    with safetensors.safe_open(path, "numpy"):
+        pass  # compares the header with the file's size, before it is read
     data = path.read_bytes()
     arrays = {}
     for name, tensor in safetensors.deserialize(data):
@@ -432,72 +435,60 @@ def _prefixes(names, pattern):
 
 def _read_hdf5(data, layers, groups):
     _check_heaps(data)
-    items = {}
+    sizes = {}  # of arrays; of groups and of an optimizer's, None
 
     def keep(path, item):
-        if len(path) > MAX_NAME or path.count("/") > _MAX_DEPTH:
+        deep = len(path) > MAX_NAME or path.count("/") > _MAX_DEPTH
+        if deep or len(sizes) == _MAX_OBJECTS:
             return path  # ends the visit
-        items[path] = item
+        sizes[path] = None
+        if isinstance(item, h5py.Dataset) and not _OPTIMIZER.search(path):
+            sizes[path] = math.prod(item.shape) * item.dtype.itemsize
 
     with h5py.File(io.BytesIO(data), "r") as file:
         # Visits hard links only: soft and external links stay unfollowed.
+        # No object stays open, as 10,000 of them take 80 MB.
         if file.visititems(keep) is not None:
-            raise ValueError("its groups are nested deeper than any network's")
-        datasets = {
-            path: item
-            for path, item in items.items()
-            if isinstance(item, h5py.Dataset) and not _OPTIMIZER.search(path)
-        }
-        claimed = sum(
-            math.prod(item.shape) * item.dtype.itemsize
-            for item in datasets.values()
-        )
-        if claimed > len(data):
+            raise ValueError(
+                "its groups are more, or nested deeper, than any network's"
+            )
+        datasets = {p: size for p, size in sizes.items() if size is not None}
+        if sum(datasets.values()) > len(data):
             raise ValueError("its datasets are compressed or incomplete")
-        _check_storage(data, items, datasets)
-        arrays = {path: _array(item) for path, item in datasets.items()}
-        groups = groups or _named(items)
+        _check_storage(data, file, sizes, datasets)
+        arrays = {path: _array(file[path]) for path in datasets}
+        groups = groups or _named(file, sizes)
         # Names beyond 64 kB are split over attributes with numbers.
+        roots = ["/", *({"model_weights"} & sizes.keys())]
         is_keras2 = any(
-            {"layer_names", "layer_names0"} & set(group.attrs)
-            for group in (file, items.get("model_weights", file))
+            {"layer_names", "layer_names0"} & set(file[root].attrs)
+            for root in roots
         )
     if is_keras2:
         return _rename_keras2(arrays)
     return _rename(arrays, groups or _numbered(layers or ()))
 
 
-def _check_storage(data, items, datasets):
+def _check_storage(data, file, paths, datasets):
     """Refuses datasets whose numbers are not stored as their own.
 
     A damaged address makes a dataset of what are other numbers, or of the
     file's own structure; without an address it has zeros.
     """
     used = [(start, size, False) for start, size in _tables(data)]
-    for path, item in items.items():
+    orders = set()
+    for path in paths:
+        item = file[path]
         parts = _header(data, h5py.h5o.get_info(item.id))
-        if isinstance(item, h5py.Dataset) and path not in datasets:
+        if path in datasets:
+            _check_dataset(item)
+            if item.size:
+                used.append((item.id.get_offset(), item.nbytes, True))
+            if item.dtype.kind in "fiu" and item.dtype.itemsize > 1:
+                orders.add(item.dtype.newbyteorder("=") == item.dtype)
+        elif isinstance(item, h5py.Dataset):
             parts.append((item.id.get_offset(), item.id.get_storage_size()))
         used += [(at, size, False) for at, size in parts if at is not None]
-    for dataset in datasets.values():
-        name = printable(dataset.name)
-        _check_number(dataset)
-        if dataset.external or dataset.is_virtual:
-            raise Unread(
-                f"{name} refers to another file",
-                "Save all numbers in one file.",
-            )
-        layout = dataset.id.get_create_plist().get_layout()
-        if layout != h5py.h5d.CONTIGUOUS:
-            raise Unread(
-                f"{name} is chunked or compressed",
-                "Save it again without compression, as Keras does.",
-            )
-        if dataset.size:
-            start = dataset.id.get_offset()
-            if start is None or dataset.id.get_storage_size() != dataset.nbytes:
-                raise ValueError(f"{name} was never written, or not wholly")
-            used.append((start, dataset.nbytes, True))
     used.sort()
     end = {True: 0, False: 0}  # of numbers, of tables
     for start, size, is_numbers in used:
@@ -511,13 +502,30 @@ def _check_storage(data, items, datasets):
         alone = start not in ends and start + size not in starts
         if is_numbers and alone and data.count(0, start, start + size) == size:
             raise ValueError("a dataset has no storage of its own")
-    orders = {
-        item.dtype.newbyteorder("=") == item.dtype
-        for item in datasets.values()
-        if item.dtype.kind in "fiu" and item.dtype.itemsize > 1
-    }
     if len(orders) > 1:
         raise ValueError("its datasets have different byte orders")
+
+
+def _check_dataset(dataset):
+    """Refuses a dataset that is no numbers in one piece of the file."""
+    name = printable(dataset.name)
+    _check_number(dataset)
+    if dataset.external or dataset.is_virtual:
+        raise Unread(
+            f"{name} refers to another file",
+            "Save all numbers in one file.",
+        )
+    layout = dataset.id.get_create_plist().get_layout()
+    if layout != h5py.h5d.CONTIGUOUS:
+        raise Unread(
+            f"{name} is chunked or compressed",
+            "Save it again without compression, as Keras does.",
+        )
+    if dataset.size and (
+        dataset.id.get_offset() is None
+        or dataset.id.get_storage_size() != dataset.nbytes
+    ):
+        raise ValueError(f"{name} was never written, or not wholly")
 
 
 # The specification that the names of sections below refer to:
@@ -546,9 +554,12 @@ def _tables(data):
 
 
 def _find(data, signature):
-    start = data.find(signature)
+    count, start = 0, data.find(signature)
     while start >= 0:
         yield start
+        count += 1
+        if count > _MAX_OBJECTS:
+            raise ValueError("it has more tables than any network's")
         start = data.find(signature, start + 1)
 
 
@@ -664,17 +675,16 @@ def _numbered(layers, prefix="layers/"):
     return groups
 
 
-def _named(items):
+def _named(file, paths):
     """Maps the groups that carry the name of their layer, as `_numbered`."""
     groups = {}
-    for path, item in items.items():
+    for path in paths:
         match = re.fullmatch(r"((?:.+/)?layers/(\w+?)(?:_\d+)?)/vars", path)
-        name = _text(item, "name") if match else None
-        if name:
+        if match and (name := _text(file[path], "name")):
             group, kind = match.groups()
             variables = _VARIABLES.get(kind, ())
             # Without gamma or beta, the numbers do not say which is which.
-            if kind == "batch_normalization" and len(item) != 4:
+            if kind == "batch_normalization" and len(file[path]) != 4:
                 variables = ()
             groups[group] = (name, variables)
     return groups
