@@ -424,17 +424,20 @@ def test_missing_file_and_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content",
+    "content, advice",
     [
-        b"",
-        b"<!DOCTYPE html><html><body>Not found</body></html>",
-        b"version https://git-lfs.github.com/spec/v1\n",
-        b"\x80\x04}.",
-        b"PK",
-        bytes(1000),
+        (b"", "an empty file. Download"),
+        (b"<!DOCTYPE html><html><body>Not found</body></html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"\x80\x04}.", "save` did not write"),
+        (b"PK", "beginning of a zip file. Download"),
+        (bytes(1000), "another library's, as ONNX's"),
+        (b"\x08\x07\x12\x07pytorch", "another library's, as ONNX's"),
+        (b'{"metadata": {"total_size": 1}', "several files"),
+        (b"a.pth".ljust(257, b"\0") + b"ustar", "a tar archive. Unpack"),
     ],
 )
-def test_unknown_content(tmp_path, content):
+def test_unknown_content(tmp_path, content, advice):
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
     with pytest.raises(
@@ -443,6 +446,32 @@ def test_unknown_content(tmp_path, content):
     ) as caught:
         checkpoints.read(path)
     assert repr(content[:20]) in str(caught.value)
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, advice",
+    [
+        ("model-00001-of-00002.safetensors", "which is one of 2. Load them"),
+        ("model-00001-of-00001.safetensors", None),
+    ],
+)
+def test_one_of_several_files(tmp_path, name, advice):
+    path = tmp_path / name
+    path.write_bytes((FOLDER / "tiny.safetensors").read_bytes())
+    if advice is None:
+        assert checkpoints.read(path)
+    else:
+        with pytest.raises(ValueError, match=advice):
+            checkpoints.read(path)
+
+
+def test_zip_that_ends_too_early(tmp_path):
+    data = (FOLDER / "torch_zip.pth").read_bytes()
+    path = tmp_path / "x.pth"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r"ends too early\)\. Download it"):
+        checkpoints.read(path)
 
 
 # Keras

@@ -533,10 +533,18 @@ class TestFaults:
         assert not marker.exists()
 
     @anywhere
-    @pytest.mark.parametrize("path", ["nowhere.pth", "./nowhere", "."])
-    def test_no_file(self, path, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(
+        "path, advice",
+        [
+            ("nowhere.pth", "Check the path, or"),
+            ("./nowhere", "Check the path, or"),
+            (".", "it is a folder"),
+            ("https://example.com/a.pth", "Download the file"),
+        ],
+    )
+    def test_no_file(self, path, advice, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(FileNotFoundError, match=r"Check the path"):
+        with pytest.raises(FileNotFoundError, match=advice):
             keras_resnext.ResNeXt50(weights=path)
 
 

@@ -47,9 +47,17 @@ _MAX_DEPTH = 32
 _MAX_OBJECTS = 12_000
 _MAX_JSON = 2**22
 
+# One of several files, of which no content tells what is in the others.
+_SHARD = re.compile(r"-\d{5}-of-(?!00001)(\d{5})")
+
 # What begins so is no checkpoint, but something that people take for one.
 _FOREIGN = {
     b"<": ("a web page", "Download the file itself"),
+    b"PK": ("the beginning of a zip file", "Download it again"),
+    b"{": (
+        "JSON, as the list of a model's several files",
+        "Load these files, and save their arrays as one `.safetensors`",
+    ),
     b"version https://git-lfs": (
         "a pointer of Git LFS",
         "Fetch the file itself with `git lfs pull`",
@@ -117,7 +125,13 @@ def read(path, layers=None):
             "Download the file, or correct the path."
         )
     with path.open("rb") as file:
-        head = file.read(24)
+        head = file.read(300)
+    if shard := _SHARD.search(path.name):
+        raise ValueError(
+            "A checkpoint must be one file. Received: "
+            f"path={path}, which is one of {int(shard[1])}. Load them all, and "
+            "save their arrays as one `.safetensors` file."
+        )
     kind, reader = _format(path, head)
     try:
         return reader(path, layers)
@@ -243,7 +257,10 @@ def _adds_up_groups(kernel, filters, channels):
 def _format(path, head):
     if head.startswith(b"PK\x03\x04"):
         return "PyTorch or Keras", _read_zip
-    if head[:1] == b"\x80" and b"\x8a\x0a" + torch_files.LEGACY_MAGIC in head:
+    if (
+        head[:1] == b"\x80"
+        and b"\x8a\x0a" + torch_files.LEGACY_MAGIC in head[:24]
+    ):
         return "PyTorch", _read_legacy_torch
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "Keras HDF5", _read_h5
@@ -251,8 +268,16 @@ def _format(path, head):
         return "safetensors", _read_safetensors
     what, advice = next(
         (text for start, text in _FOREIGN.items() if head.startswith(start)),
-        ("of no kind that is read", "Check the download"),
+        (
+            "of no kind that is read",
+            "If it is another library's, as ONNX's or TensorFlow's, save the "
+            "weights as `.safetensors`; else download it again",
+        ),
     )
+    if not head:
+        what, advice = "an empty file", "Download it again"
+    elif head[257:262] == b"ustar":
+        what, advice = "a tar archive", "Unpack it"
     raise ValueError(
         "A checkpoint must be a PyTorch, safetensors or Keras file. Received: "
         f"path={path}, which begins with {head[:20]!r}: {what}. {advice}."
@@ -260,6 +285,8 @@ def _format(path, head):
 
 
 def _read_zip(path, layers):
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it ends too early")
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         _check_kind(names)

@@ -96,10 +96,17 @@ def locate(source):
         # Packaged, unless the path is absolute.
         source = pathlib.Path(__file__).parents[1] / source.file
     if not source.is_file():
+        advice = (
+            "Check the path, or print the tags with `python -m keras_resnext "
+            "list`."
+        )
+        if source.is_dir():
+            advice = "Check the path: it is a folder. Pass a file in it."
+        elif re.match(r"\w{2,}:/", str(source)):
+            advice = "Download the file, and pass its path."
         raise FileNotFoundError(
             "`weights` must be None, the path of a file or, for the named "
             f"constructors, a tag. Received: weights='{source}', which is no "
-            "file. Check the path, or print the tags with `python -m "
-            "keras_resnext list`."
+            f"file. {advice}"
         )
     return source
