@@ -314,7 +314,8 @@ def ResNeXt(
         input_shape: Shape of one image. Sizes may be `None`. With a top it
             defaults to what `eval_transform` makes for the weights; of a file
             or without weights to `(224, 224, 3)`, or `(32, 32, 3)` for
-            `stem="cifar"`. Without a top it is `(None, None, 3)`.
+            `stem="cifar"`. Without a top it is `(None, None, 3)`. The channels
+            of a file may be others than 3.
         pooling: Without a top: `None` for feature maps, `"avg"` or `"max"`
             for a vector of each image.
         classes: Number of classes; with pretrained weights as in the file.
@@ -394,7 +395,7 @@ def ResNeXt(
             averages == anti_aliased,
             f"`anti_aliased` must be {averages} for weights of "
             f"{source.architecture}",
-            "Without it the answers would be wrong.",
+            "With another value the answers would be wrong.",
             anti_aliased=anti_aliased,
         )
     return _build(
