@@ -145,8 +145,8 @@ def check_input_shape(input_shape, include_top, row, least, stride, weights):
     require(
         weights is None or channels == known,
         f"Pretrained weights take images of {known} channels",
-        "Convert the images, build the network for so many and put other "
-        "channels on it with `keras_resnext.transfer.replace_input`, or use "
+        f"Convert the images; or build the network for {known} channels and "
+        "change them with `keras_resnext.transfer.replace_input`; or use "
         "weights=None.",
         input_shape=input_shape,
     )

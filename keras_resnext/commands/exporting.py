@@ -69,7 +69,6 @@ def run_fastest(args):
         labels=labels,
         top=args.top,
         calibration=args.calibration,
-        version=args.version,
         batch=args.batch,
         max_loss=args.max_loss,
     )
