@@ -364,6 +364,9 @@ def test_freeze_of_keras_applications():
     assert model.get_layer("conv4_block1_1_conv").trainable
 
 
+new_keras = pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras before 3.15"
+)
 STAGES = ["conv1", "conv2", "conv3", "conv4", "conv5"]
 
 
@@ -373,7 +376,11 @@ STAGES = ["conv1", "conv2", "conv3", "conv4", "conv5"]
     [
         (lambda model: freeze(model, "conv6"), "through"),
         (lambda model: features(model, ["conv3", "conv6"]), "stages"),
-        (lambda model: stage_rates(model, "sgd", {"conv6": 1}), "factors"),
+        pytest.param(
+            lambda model: stage_rates(model, "sgd", {"conv6": 1}),
+            "factors",
+            marks=new_keras,
+        ),
     ],
 )
 def test_unknown_stage(shared, function, name):
@@ -454,9 +461,6 @@ def test_ends_are_those_of_the_last_blocks():
 # Learning rates
 
 
-new_keras = pytest.mark.skipif(
-    not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras before 3.15"
-)
 FACTORS = {"conv4": 0.25, "conv5": 0.5}
 
 
