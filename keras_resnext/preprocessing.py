@@ -185,8 +185,9 @@ def class_names(checkpoint, outputs):
         return list(row.labels)
     ten = row is not None and row.labels is None and not row.hub
     if outputs == 1000 or (outputs == 10 and ten and row.classes == 10):
-        rows = decode_predictions(np.eye(outputs), top=1)
-        return [name for ((_, name, _),) in rows]
+        # Equal scores are named in the order of the outputs.
+        (rows,) = decode_predictions(np.zeros((1, outputs)), top=outputs)
+        return [name for _, name, _ in rows]
     return None
 
 

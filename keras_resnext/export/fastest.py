@@ -187,8 +187,9 @@ def labels_of(folder, files, names):
         return None
     known = {name: i for i, name in enumerate(names)}
     if len(names) in (10, 1000):
-        rows = decode_predictions(np.eye(len(names)), top=1)
-        ids = {wnid: i for i, ((wnid, _, _),) in enumerate(rows)}
+        equal = np.zeros((1, len(names)))  # named in the order of the outputs
+        (rows,) = decode_predictions(equal, top=len(names))
+        ids = {wnid: i for i, (wnid, _, _) in enumerate(rows)}
         known = ids | known
     found = [file.parent.name for file in files]
     if not all(name in known for name in found):

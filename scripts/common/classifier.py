@@ -26,8 +26,9 @@ def outputs_of(classes, outputs, row=None):
     """
     names, ids = preprocessing.class_names(row, outputs), ()
     if outputs in (10, 1000):
-        best = preprocessing.decode_predictions(np.eye(outputs), top=1)
-        ids, usual = zip(*(pair[:2] for (pair,) in best), strict=True)
+        equal = np.zeros((1, outputs))  # named in the order of the outputs
+        (rows,) = preprocessing.decode_predictions(equal, top=outputs)
+        ids, usual, _ = zip(*rows, strict=True)
         if names is None and set(usual) >= set(classes):
             names = list(usual)
         if names != list(usual):  # a network with names of its own
