@@ -12,11 +12,18 @@ from PIL import Image
 MAX_PIXELS = 200_000_000
 # Longer side to shorter one. Resizing makes the latter some hundred pixels.
 MAX_ASPECT = 100
+# Those that nothing is decoded of before the size is known, as Pillow does it
+# for icons, and that are no programs, as PostScript.
+FORMATS = (
+    *("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "DIB", "AVIF"),
+    *("JPEG2000", "PPM", "TGA", "PSD", "PCX", "SGI", "QOI"),
+    "HEIF",  # if pillow-heif has registered it
+)
 _OPENING = threading.Lock()  # for Pillow's limit, which all threads share
 
 
 def decode(source, max_pixels=MAX_PIXELS, draft=None):
-    """Returns an encoded picture in RGB.
+    """Returns an encoded picture of one of `FORMATS` in RGB.
 
     Transparency and EXIF rotation are ignored, 16-bit grey values lose their
     lower byte, and of an animation the first frame is taken. Of a file that
@@ -40,7 +47,7 @@ def decode(source, max_pixels=MAX_PIXELS, draft=None):
     with io.BytesIO(source) if encoded else open(source, "rb") as file:
         try:
             with _own_limit():  # else Pillow refuses what phones make
-                image = Image.open(file)
+                image = Image.open(file, formats=_known_formats())
         except Exception as error:  # Pillow raises a dozen different ones.
             raise _broken(name, error) from error
         require_size(image.size, name, max_pixels)
@@ -73,11 +80,17 @@ def is_hidden(name):
 
 def _broken(name, error):
     if isinstance(error, PIL.UnidentifiedImageError):  # it names an address
-        error = "it is in none of Pillow's formats"
+        error = f"it is in none of the formats {', '.join(FORMATS)}"
     return ValueError(
         "A picture that Pillow can decode is required. Received: "
         f"image={name} ({error}). Replace or remove it."
     )
+
+
+def _known_formats():
+    """Returns those of `FORMATS` that Pillow has here."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def require_size(size, name, max_pixels=MAX_PIXELS):

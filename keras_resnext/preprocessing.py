@@ -229,8 +229,8 @@ class EvalTransform:
         their lower byte, and of an animation the first frame is taken.
 
         Args:
-            image: One of: a path; `bytes` of an encoded picture in any of
-                Pillow's formats; a `PIL.Image.Image`; an array or tensor of
+            image: One of: a path; `bytes` of an encoded picture in one of
+                `pillow.FORMATS`; a `PIL.Image.Image`; an array or tensor of
                 uint8 in 0..255, `(height, width, 3)` RGB, `(height, width)`
                 or `(height, width, 1)` grey, or `(height, width, 4)` RGBA; a
                 TensorFlow string, path or encoded picture. Or many: a list

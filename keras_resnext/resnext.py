@@ -192,6 +192,7 @@ def basic(
 
 
 _BLOCKS = {"bottleneck": bottleneck, "basic": basic}
+_MOST_BLOCKS = 200  # that a short file can make us build
 
 
 def _stem(x, row):
@@ -593,6 +594,12 @@ def from_hub(  # noqa: D417 (`_documented` adds the others)
 def _unlisted(source, facts):
     """Returns the architecture of a network of the family without a row."""
     facts = {k: v for k, v in facts.items() if k != "classes"}
+    arguments.require(
+        sum(facts["depths"]) <= _MOST_BLOCKS,
+        f"A network of the hub must have at most {_MOST_BLOCKS} blocks",
+        "Build it with `ResNeXt(depths, weights=path)`.",
+        depths=facts["depths"],
+    )
     return Architecture(
         source.architecture,
         None,
@@ -780,7 +787,9 @@ def ResNeXt29(  # noqa: D417
     """
     row = ARCHITECTURES["resnext29"]
     stored = read(choose(row.name, weights, accept_noncommercial))
-    facts = dataclasses.asdict(row) | (stored.facts if stored else {})
+    facts = dataclasses.asdict(row)
+    if stored and stored.facts.get("depths") == row.depths:
+        facts |= stored.facts
     given = {
         "groups": groups,
         "width_per_group": width_per_group,

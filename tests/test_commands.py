@@ -285,6 +285,26 @@ def test_predict_with_an_own_network(own, tmp_path, capsys):
     assert main(words) == 0
     output, errors = capsys.readouterr()
     assert rows(output)[str(picture)][0][0] == "vert" and not errors
+    for changes in (
+        *({"test_size": side} for side in (60_000, "32", -3, 32.5)),
+        {"test_resize": 10**6},
+        {"classes": [1, 2, 3]},
+        {"classes": ["rouge", "vert", "\x1b[2J"]},
+    ):
+        stranger = {"options": options | changes, "classes": names} | changes
+        (tmp_path / "result.json").write_text(json.dumps(stranger))
+        assert main(words) == 0
+        output, errors = capsys.readouterr()
+        assert "vert" not in output and "8/8 bilinear" in errors
+
+
+def test_a_keras_that_would_run_code(own, monkeypatch, capsys):
+    """Before 3.13.2 a file could have it do so."""
+    network, picture = own
+    monkeypatch.setattr(keras, "__version__", "3.13.1")
+    with pytest.raises(SystemExit):
+        main(["predict", str(picture), "--network", str(network)])
+    assert "Keras 3.13.2 or newer is required" in capsys.readouterr().err
 
 
 def test_what_is_hidden_is_no_picture(tmp_path, capsys):

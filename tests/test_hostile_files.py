@@ -17,6 +17,9 @@ import isolated
 import numpy as np
 import pytest
 from isolated import FIXTURES
+from safetensors.numpy import save_file
+
+from keras_resnext.weights import assign
 
 MEGABYTES = 100  # what reading may take, whatever the file claims
 TEXT = 2**20
@@ -384,3 +387,32 @@ def test_what_is_forbidden_is_seen(event, tmp_path, monkeypatch):
     isolated._forbid(event, (str(path), "w", isolated.os.O_WRONLY))
     isolated._forbid("open", (str(path), "r", isolated.os.O_RDONLY))
     assert seen == [9]
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"2_conv/kernel": (1, 1, 1, 1), "3_conv/kernel": (1, 1, 1, 40_000)},
+        {"2_conv/kernel": (1, 1, 1, 9_000), "3_conv/kernel": (1, 1, 1, 4)},
+        {"2_conv/kernel": (3, 3, 1, 9_000)},  # of a basic block
+    ],
+)
+@pytest.mark.parametrize("depths", [[1], [3, 3, 3], [1] * 60])
+def test_shapes_of_a_network_that_fills_all_memory(shapes, depths, tmp_path):
+    arrays = {
+        f"conv{stage}_block{depth}_2_conv/kernel": np.zeros((1, 1, 1, 1), "f2")
+        for stage, depth in enumerate(depths, 2)
+    }
+    for name, shape in shapes.items():
+        arrays[f"conv2_block1_{name}"] = np.zeros(shape, "f2")
+    path = tmp_path / "net.safetensors"
+    save_file(arrays, path)
+    assert path.stat().st_size < 400_000
+    with pytest.raises(ValueError, match=r"hold all of its network.* numbers"):
+        assign.read(path)
+
+
+def test_channels_of_a_file(tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_file({"conv1_conv/kernel": np.zeros((1, 1, 200_000, 1), "f2")}, path)
+    assert assign.read(path).channels == 3

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import pathlib
+import struct
 
 import keras
 import numpy as np
@@ -427,7 +428,7 @@ def test_arrays_of_one_and_four_channels():
 
 @anywhere
 def test_what_is_no_picture_has_no_address():
-    with pytest.raises(ValueError, match=r"10 bytes \(it is in none of Pillow"):
+    with pytest.raises(ValueError, match=r"10 bytes \(it is in none of the f"):
         small()(b"\0 no image")
 
 
@@ -436,9 +437,23 @@ def test_postscript_is_not_run(tmp_path):
     path = tmp_path / "drawing.png"
     Image.new("RGB", (6, 5)).save(path, "EPS")
     encoded = path.read_bytes()
-    for source in (path, encoded, Image.open(io.BytesIO(encoded))):
-        with pytest.raises(ValueError, match="a program, which is not run"):
+    for source in (path, encoded):
+        with pytest.raises(ValueError, match="in none of the formats JPEG, "):
             small()(source)
+    with pytest.raises(ValueError, match="a program, which is not run"):
+        small()(Image.open(io.BytesIO(encoded)))
+
+
+@anywhere
+def test_icons_are_not_decoded():
+    """Pillow decodes them as it opens them, of whatever size they are."""
+    buffer = io.BytesIO()
+    Image.new("1", (60_000, 60_000)).save(buffer, "PNG")
+    png = buffer.getvalue()
+    # One picture of 256 x 256, it says; its own header says otherwise.
+    header = struct.pack("<3H4B2H2I", 0, 1, 1, 0, 0, 0, 0, 1, 1, len(png), 22)
+    with pytest.raises(ValueError, match="in none of the formats JPEG, "):
+        small()(header + png)
 
 
 @anywhere

@@ -680,8 +680,10 @@ class TestSources:
             keras_resnext.ResNeXt50(weights=row)
         with pytest.raises(ValueError, match="accept_noncommercial=True"):
             keras_resnext.ResNeXt((3, 4, 6, 3), weights=row)
-        with pytest.raises(ValueError, match="a checkpoint of resnet18"):
-            keras_resnext.ResNet18(weights=row)
+        other = CHECKPOINTS["resnext101_32x8d", "imagenet1k_v2"]
+        for given in (row, other):  # the last has a tag of ResNet-18's, too
+            with pytest.raises(ValueError, match="a checkpoint of resnet18"):
+                keras_resnext.ResNet18(weights=given)
         with pytest.raises(ValueError, match=r"weights=dict\. Save arrays"):
             keras_resnext.ResNet18(weights=draw("tiny"))
 
@@ -722,6 +724,9 @@ class TestStructure:
         )
         row = dataclasses.asdict(ARCHITECTURES[name]) | {"classes": CLASSES}
         assert {field: row[field] for field in facts} == facts
+        # Nearly all of the kernels, and no more: else it would be refused.
+        kernels = sum(a.size for a in arrays.values() if a.ndim == 4)
+        assert 0.99 < structure.kernel_numbers(facts) / kernels <= 1
         others = structure.fitting(facts)
         # Averages in place of strides have no weights.
         assert others == [name] or {n.replace("aa", "") for n in others} == {

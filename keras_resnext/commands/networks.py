@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 import sys
 
 import keras
@@ -19,6 +20,11 @@ from keras_resnext.registry import (
     find_architecture,
     resolve,
 )
+from keras_resnext.weights import hub
+
+# Before it a file can have Keras run code (CVE-2025-9906, CVE-2025-49655,
+# CVE-2026-1462), or read any other file (CVE-2025-12058).
+_SAFE_KERAS = (3, 13, 2)
 
 # Its mean and deviation are those of `preprocess_input`.
 USUAL = CHECKPOINTS["resnext50_32x4d", "imagenet1k_v1"]
@@ -90,11 +96,18 @@ def load_keras(file):
     """Returns the network of a .keras file, which may be anybody's.
 
     Raises:
-        ValueError: If it cannot be read.
+        ValueError: If it cannot be read, or Keras would run what is in it.
         OSError: If there is no such file.
     """
     with open(file, "rb"):  # says why, if it cannot be
         pass
+    found = tuple(map(int, re.findall(r"\d+", keras.__version__)[:3]))
+    if found < _SAFE_KERAS:
+        raise ValueError(
+            f"Keras {'.'.join(map(str, _SAFE_KERAS))} or newer is required to "
+            "load a .keras file: older ones may run code in it. Received: "
+            f"Keras {keras.__version__}. Upgrade it: `pip install -U keras`."
+        )
     try:
         return keras.models.load_model(file, compile=False)
     except MemoryError:
@@ -228,7 +241,7 @@ def trained(file):
 
     Returns:
         A `Checkpoint`, whose labels are the classes' names; `None` where
-        there is no such file.
+        there is no such file, or what it says cannot be.
     """
     try:
         text = file.with_name("result.json").read_text("utf-8")
@@ -237,6 +250,14 @@ def trained(file):
         crop = options["test_size"] or options["sizes"][-1]
         resize = options["test_resize"] or crop
     except (OSError, ValueError, KeyError, TypeError):
+        return None
+    # It may be anybody's, as the network is.
+    if not all(
+        type(side) is int and 0 < side <= hub.MAX_SIDE
+        for side in (resize, crop)
+    ) or not all(
+        isinstance(name, str) and name.isprintable() for name in classes
+    ):
         return None
     return dataclasses.replace(
         USUAL, resize=resize, crop=crop, classes=len(classes), labels=classes

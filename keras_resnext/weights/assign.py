@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save as serialise
 
 from keras_resnext.weights import checkpoints, sources, structure, values
-from keras_resnext.weights.torch_files import printable
+from keras_resnext.weights.unread import printable
 
 _TORCH_NAME = re.compile(
     # Cadene's nets have the stem in a layer of its own.
@@ -80,6 +80,7 @@ def read(source):
         shapes = {n: a.shape for n, a in arrays.items()}
         facts |= structure.describe_pytorch(shapes)
         structure.refuse(facts, named, path)
+        structure.require_backed(facts, path)
     if getattr(source, "hub", None):
         structure.check(facts, source)
     return Stored(path, named, facts, getattr(source, "crop", None))
@@ -214,11 +215,12 @@ def _check_names(arrays, variables, stored):
     if not any(name.rpartition("/")[0] in layers for name in arrays):
         names = ", ".join(map(printable, list(stored.arrays)[:5]))
         raise ValueError(
-            "The names in a file must be torchvision's, timm's, Keras's or "
-            f"this package's. Received: weights='{stored.path}' with "
-            f"{len(stored.arrays)} arrays, none of a layer of the network "
-            f"({names}). Name them as torchvision does (conv1.weight, "
-            "layer1.0.conv1.weight, fc.weight), and save them again."
+            "The names in a file must be torchvision's, timm's, Keras's, "
+            "this package's, or of a library that docs/weights.md names. "
+            f"Received: weights='{stored.path}' with {len(stored.arrays)} "
+            f"arrays, none of a layer of the network ({names}). Name them as "
+            "torchvision does (conv1.weight, layer1.0.conv1.weight, "
+            "fc.weight), and save them again."
         )
 
 

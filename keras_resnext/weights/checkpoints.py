@@ -7,15 +7,15 @@ import math
 import pathlib
 import re
 import struct
-import warnings
 import zipfile
 
 import h5py
 import numpy as np
 import safetensors
 
-from keras_resnext.weights import torch_files
-from keras_resnext.weights.torch_files import MAX_NAME, Unread, printable
+from keras_resnext.weights import torch_files, torch_names
+from keras_resnext.weights.torch_files import MAX_NAME
+from keras_resnext.weights.unread import Unread, printable, unique
 
 _CONVOLUTION = ("kernel", "bias")
 _NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -26,13 +26,6 @@ _VARIABLES = {
     "dense": _CONVOLUTION,
     "batch_normalization": _NORMALIZATION,
 }
-
-# How PyTorch's names of the first convolution go on behind the prefix.
-_STEM = re.compile(r"(?:^|\.)(?=conv1\.(?:\d\.)?weight$)")
-
-# The first of a block, where `nn.Sequential(*resnet.children())` has left
-# numbers of the network's parts.
-_NUMBERED = re.compile(r"((?:.+\.)?)(\d{1,3})\.\d{1,3}\.conv1\.weight")
 
 # Also of a model that was compiled before it became a layer.
 _OPTIMIZER = re.compile(r"(?:^|/)optimizer/|^optimizer_weights/")
@@ -104,12 +97,10 @@ def read(path, layers=None):
 
     Returns:
         Dictionary from name to array, which may be read-only. bfloat16 becomes
-        float32; other types stay. PyTorch's names are those of the state
-        dict (`layer1.0.conv1.weight`), which is `torch_files.WRAPPERS[0]`
-        or a later one where the file has several, without the prefix that
-        the network has in it (`module.`, `model.backbone.`); a warning names
-        what is outside of the prefix and left out, which the only matrix is
-        not: it is the classifier. Keras' names are
+        float32; other types stay. PyTorch's state dict is
+        `torch_files.WRAPPERS[0]`, or a later one where the file has several;
+        its names become torchvision's (`layer1.0.conv1.weight`), as
+        `torch_names.strip` says. Keras' names are
         `<layer>/<variable>` (`conv1_bn/gamma`), or the path in the file
         (`layers/foo/vars/0`) where it has no names.
 
@@ -305,7 +296,7 @@ def _read_zip(path, layers):
                 "unpacked entries into a zip file without compression.",
             )
         if any(name.endswith("data.pkl") for name in names):
-            return _strip_prefix(torch_files.read_zip(archive))
+            return torch_names.strip(torch_files.read_zip(archive))
         if archive.getinfo("config.json").file_size > _MAX_JSON:
             raise ValueError("its config.json is longer than any network's")
         config = json.loads(archive.read("config.json"))["config"]
@@ -341,7 +332,7 @@ def _check_kind(names):
 
 
 def _read_legacy_torch(path, layers):
-    return _strip_prefix(torch_files.read_legacy(path.read_bytes()))
+    return torch_names.strip(torch_files.read_legacy(path.read_bytes()))
 
 
 def _read_h5(path, layers):
@@ -367,97 +358,7 @@ def _read_safetensors(path, layers):
         if tensor["dtype"] == "BF16":
             array = torch_files.bfloat16_to_float32(array)
         arrays[name] = array
-    return _strip_prefix(arrays)
-
-
-def _strip_prefix(arrays):
-    """Takes off what stands before the names of the network in a file.
-
-    DataParallel, torch.compile, averaged models, PyTorch Lightning and every
-    larger model give the network a prefix: the name of its attribute.
-    """
-    # The number of models in an average: `torch.optim.swa_utils`.
-    arrays = {
-        name: array
-        for name, array in arrays.items()
-        if name.rpartition(".")[2] != "n_averaged"
-    }
-    arrays = _unique(zip(_usual_names(arrays), arrays.values(), strict=True))
-    prefixes = _prefixes(arrays, torch_files.STAGE)
-    # A part of another network may have stages, too, but no such stem.
-    prefixes = prefixes & _prefixes(arrays, _STEM) or prefixes
-    if len(prefixes) > 1:
-        first = min(prefixes)
-        names = ", ".join(repr(printable(p)) for p in sorted(prefixes)[:5])
-        raise Unread(
-            f"it holds {len(prefixes)} networks, whose names begin with "
-            f"{names}",
-            "Save the one you want in a file of its own, as `{name"
-            f".removeprefix({printable(first)!r}): tensor for name, tensor in "
-            f"state.items() if name.startswith({printable(first)!r})"
-            "}`.",
-        )
-    for prefix in prefixes or ("module.", "_orig_mod.", "module."):
-        inside = {
-            name.removeprefix(prefix): array
-            for name, array in arrays.items()
-            if name.startswith(prefix)
-        }
-        outside = {n: a for n, a in arrays.items() if not n.startswith(prefix)}
-        if not prefixes:
-            arrays = arrays if outside else inside
-            continue
-        top = {} if _matrices(inside) else _only_top(outside)
-        if left_out := [name for name in outside if name not in top]:
-            warnings.warn(
-                f"The file's network has names that begin with '"
-                f"{printable(prefix)}'. Left out are {len(left_out)} others: "
-                f"{', '.join(map(printable, left_out[:5]))}.",
-                stacklevel=2,
-            )
-        arrays = top | inside
-    return arrays
-
-
-def _usual_names(names):
-    """Returns torchvision's names where a network's parts have numbers."""
-    blocks = [match for name in names if (match := _NUMBERED.fullmatch(name))]
-    prefixes = {match[1] for match in blocks}
-    stages = sorted({int(match[2]) for match in blocks})
-    if len(prefixes) != 1 or stages[0] < 2:  # behind the stem, 0 and 1
-        return list(names)
-    (prefix,) = prefixes
-    parts = {str(n): f"layer{i}" for i, n in enumerate(stages, 1)}
-    parts |= {"0": "conv1", "1": "bn1"}
-    usual = []
-    for name in names:
-        part, dot, rest = name.removeprefix(prefix).partition(".")
-        if name.startswith(prefix) and part in parts:
-            name = f"{prefix}{parts[part]}{dot}{rest}"
-        usual.append(name)
-    return usual
-
-
-def _matrices(arrays):
-    """Lists what may be classifiers: matrices that belong to no block."""
-    return [
-        name
-        for name, array in arrays.items()
-        if array.ndim == 2 and not torch_files.STAGE.search(name)
-    ]
-
-
-def _only_top(arrays):
-    """Returns the only matrix and its bias, or nothing if there are more."""
-    if len(found := _matrices(arrays)) != 1:
-        return {}
-    layer = found[0].rpartition(".")[0]
-    names = (f"{layer}.weight", f"{layer}.bias")
-    return {name: arrays[name] for name in names if name in arrays}
-
-
-def _prefixes(names, pattern):
-    return {name[: m.end()] for name in names if (m := pattern.search(name))}
+    return torch_names.strip(arrays)
 
 
 def _read_hdf5(data, layers, groups):
@@ -735,7 +636,7 @@ def _rename(arrays, groups):
         if index.isdecimal() and int(index) < len(variables):
             index = variables[int(index)]
         pairs.append((f"{name}/{index}" if group else path, array))
-    return _unique(pairs)
+    return unique(pairs)
 
 
 def _rename_keras2(arrays):
@@ -747,21 +648,7 @@ def _rename_keras2(arrays):
     }
     counts = collections.Counter((path[0], path[-1]) for path in paths.values())
     models = {layer for (layer, _), count in counts.items() if count > 1}
-    return _unique(
+    return unique(
         (f"{path[-2 if path[0] in models else 0]}/{path[-1]}", arrays[name])
         for name, path in paths.items()
     )
-
-
-def _unique(pairs):
-    arrays = {}
-    for name, array in pairs:
-        if name in arrays:
-            raise Unread(
-                f"two of its arrays have the name '{printable(name)}', as if "
-                "it held two networks",
-                "Save the one you want in a file of its own, as by "
-                "`model.get_layer(name).save(path)`.",
-            )
-        arrays[name] = array
-    return arrays

@@ -12,7 +12,7 @@ import re
 
 from keras_resnext import registry
 from keras_resnext.weights import downloads
-from keras_resnext.weights.torch_files import printable
+from keras_resnext.weights.unread import printable
 
 PREFIX = "hf://"
 _NAME = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -20,7 +20,9 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 _CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _MAX_CONFIG = 2**24  # bytes: far more than the names of 22,000 classes
-_MAX_SIDE = 4096  # pixels
+MAX_SIDE = 4096  # of the pictures that a file asks for, in pixels
+_MOST_CLASSES = 100_000  # ImageNet has 21,841, and a layer is as large
+_MOST_LETTERS = 100  # of what messages quote
 # Whose weights an old name of timm's stood for.
 _OLD = re.compile("^(gluon|tv|ig|ssl|swsl)_")
 
@@ -145,9 +147,9 @@ def _checkpoint(hub, config):
         (f"{channels} channels", channels != 3),
         (
             f"pictures of {width}x{height} pixels",
-            height != width or not 0 < height <= _MAX_SIDE,
+            height != width or not 0 < height <= MAX_SIDE,
         ),
-        (f"crop_pct {pct}", not 0 < height / _MAX_SIDE <= pct <= 1),
+        (f"crop_pct {pct}", not 0 < height / MAX_SIDE <= pct <= 1),
         (f"interpolation {interpolation!r}", interpolation not in _FILTERS),
         (f"crop_mode {mode!r}", mode not in _MODES),
         (
@@ -157,7 +159,7 @@ def _checkpoint(hub, config):
             or not all(map(math.isfinite, mean + std))
             or min(std) <= 0,
         ),
-        (f"{classes} classes", classes < 1),
+        (f"{classes} classes", not 1 <= classes <= _MOST_CLASSES),
         (
             f"{len(labels or ())} names for {classes} classes",
             labels is not None and len(labels) != classes,
@@ -181,9 +183,13 @@ def _checkpoint(hub, config):
         if found:
             raise ValueError(f"it has {fault}")
     licence = settings.get("license") or config.get("license") or "unknown"
+    tag = settings.get("tag") or "hub"
+    for text in (old, tag, licence):
+        if not str(text).isprintable() or len(str(text)) > _MOST_LETTERS:
+            raise ValueError(f"it has the name {printable(str(text))}")
     return registry.Checkpoint(
         architecture=architecture,
-        tag=str(settings.get("tag") or "hub").lower(),
+        tag=str(tag).lower(),
         url=None,
         sha256=None,
         licence=str(licence).lower(),

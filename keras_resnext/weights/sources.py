@@ -15,8 +15,7 @@ def choose(architecture, weights, accept_noncommercial=False):
         architecture: Name of an architecture, or `None` for a network that
             has no tags.
         weights: `None`, a tag, a path, `"hf://USER/NAME"` or
-            `"hf://USER/NAME@REVISION"`, or a row of `registry.CHECKPOINTS`,
-            which counts as its tag.
+            `"hf://USER/NAME@REVISION"`, or a `registry.Checkpoint`.
         accept_noncommercial: Whether rows with a non-commercial licence may
             be chosen.
 
@@ -32,12 +31,8 @@ def choose(architecture, weights, accept_noncommercial=False):
     if weights is None:
         return None
     if isinstance(weights, registry.Checkpoint):
-        if architecture is None:
-            name = f"{weights.architecture}/{weights.tag}"
-            return _accepted(weights, name, accept_noncommercial)
-        # Nothing is downloaded that can't fit or has not been accepted.
-        weights = weights.tag
-    elif not isinstance(weights, (str, os.PathLike)):
+        return _row(architecture, weights, accept_noncommercial)
+    if not isinstance(weights, (str, os.PathLike)):
         raise ValueError(
             "`weights` must be None, a tag, a path or a row of CHECKPOINTS. "
             f"Received: weights={type(weights).__name__}. Save arrays in a "
@@ -55,6 +50,18 @@ def choose(architecture, weights, accept_noncommercial=False):
     if not is_tag and (os.path.exists(name) or re.search(r"[/\\.]", name)):
         return pathlib.Path(name)
     return registry.resolve(architecture, name, accept_noncommercial)
+
+
+def _row(architecture, row, accept_noncommercial):
+    """Returns a row that is given as such, if it can fit."""
+    name = f"{row.architecture}/{row.tag}"
+    wanted = architecture and registry.find_architecture(architecture).name
+    if wanted not in (None, row.architecture):
+        raise ValueError(
+            f"`weights` must be a checkpoint of {wanted}. Received: "
+            f"weights={name!r}. Build that network, or pass another row."
+        )
+    return _accepted(row, name, accept_noncommercial)
 
 
 def _on_hub(architecture, name, accept_noncommercial):

@@ -6,6 +6,7 @@ from keras_resnext.nested import sublayers
 from keras_resnext.registry import ARCHITECTURES
 
 _BLOCK = re.compile(r"conv(\d{1,2})_block(\d{1,3})_")
+_MOST_CHANNELS = 1024  # of a picture; a short file could claim any number
 
 
 def describe(shapes):
@@ -58,7 +59,35 @@ def describe(shapes):
 def channels(shapes):
     """Returns how many channels the pictures have, 3 where it doesn't show."""
     first = _kernel(shapes, "conv1_1_conv") or _kernel(shapes, "conv1_conv")
-    return first[2] if first else 3
+    return first[2] if first and first[2] <= _MOST_CHANNELS else 3
+
+
+def kernel_numbers(facts):
+    """Counts the numbers in the kernels of a network's blocks.
+
+    Args:
+        facts: What `describe` returns of a network.
+
+    Returns:
+        An integer, also of networks that no machine can hold.
+    """
+    deep = facts.get("stem_width", 0)
+    total, channels = 18 * deep**2, 2 * deep or facts["planes"]
+    for stage, depth in enumerate(facts["depths"]):
+        planes = facts["planes"] << stage
+        if facts["block"] == "basic":
+            filters, first, rest = planes, 9 * planes, 9 * planes**2
+        else:
+            group = planes * facts["width_per_group"] // 64
+            filters, first = 4 * planes, group * facts["groups"]
+            rest = first * (9 * group + filters)
+        if facts["squeeze_excite"]:
+            rest += 2 * filters * max(8, filters // 16)
+        if stage or channels != filters:
+            total += channels * filters
+        total += channels * first + (depth - 1) * filters * first + depth * rest
+        channels = filters
+    return total
 
 
 def describe_pytorch(shapes):
@@ -156,6 +185,25 @@ def refuse(facts, names, path):
         f"weights='{path}', which looks like {what}: its strides are "
         f"elsewhere. {advice}"
     )
+
+
+def require_backed(facts, path):
+    """Checks that a file can hold the network that its shapes speak of.
+
+    Networks are built by these facts, and a few numbers can have the shapes
+    of one that fills all memory.
+
+    Raises:
+        ValueError: If the network has more numbers than the file bytes.
+    """
+    numbers, size = kernel_numbers(facts), path.stat().st_size
+    if numbers > size:
+        raise ValueError(
+            "A file of weights must hold all of its network. Received: "
+            f"weights='{path}' of {size:,} bytes, with shapes of a network of "
+            f"{float(numbers):.3g} numbers. Download it again, or choose "
+            "another one."
+        )
 
 
 def check(facts, row):

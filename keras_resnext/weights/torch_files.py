@@ -15,10 +15,12 @@ import functools
 import io
 import itertools
 import pickletools
-import re
 import types
 
 import numpy as np
+
+from keras_resnext.weights import torch_names
+from keras_resnext.weights.unread import Unread, printable
 
 LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 
@@ -38,9 +40,6 @@ WRAPPERS = (
     "ema",
 )
 
-# How the names of a network go on behind its prefix, if it has one.
-STAGE = re.compile(r"(?:^|\.)(?=layer\d\.\d+\.)")
-
 # A state dict of ResNeXt-101 takes 25 thousand opcodes, and three times that
 # with its optimizer; each opcode makes at most one small object.
 _MAX_OPCODES = 1_000_000
@@ -51,19 +50,6 @@ _MAX_AXES = 8
 
 _LOAD = "torch.load(path, weights_only=True)"
 _SAVE = "Save `model.state_dict()` with `torch.save`."
-
-
-class Unread(ValueError):
-    """A file may be sound, but is of a kind that is not read.
-
-    Attributes:
-        advice: sentence that says how to make a file that is read.
-    """
-
-    def __init__(self, reason, advice):
-        """Keeps the reason as the message, without a full stop."""
-        super().__init__(reason)
-        self.advice = advice
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -171,21 +157,6 @@ def bfloat16_to_float32(bits):
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def printable(text, length=100):
-    """Shortens a text from a file, and escapes all but ASCII letters.
-
-    Args:
-        text: text of any length, perhaps with control characters.
-        length: number of characters that stay.
-
-    Returns:
-        Text that a message can hold.
-    """
-    if len(text) > length:
-        text = f"{text[: length - 20]}...{text[-20:]}"
-    return text.encode("unicode_escape").decode()
-
-
 def _state_dict(root, read_storage):
     """Picks the tensors out of the object of a file.
 
@@ -241,7 +212,7 @@ def _find_state_dict(root):
     network under another name.
     """
     found, seen, level = [], set(), [((), root)]
-    is_stage = functools.cache(lambda name: bool(STAGE.search(name)))
+    is_of_network = functools.cache(torch_names.is_of_network)
     for _ in range(_MAX_DEPTH):
         # A dictionary counts once, however often the file refers to it.
         level = [
@@ -251,7 +222,7 @@ def _find_state_dict(root):
             and not (id(value) in seen or seen.add(id(value)))
         ]
         found += [
-            (_rank(path, any(map(is_stage, value))), path, value)
+            (_rank(path, any(map(is_of_network, value))), path, value)
             for path, value in level
             if any(map(_is_tensor, value.values()))
         ]

@@ -7,7 +7,7 @@ import keras
 import ml_dtypes  # noqa: F401 (tells NumPy of bfloat16)
 import numpy as np
 
-from keras_resnext.weights.torch_files import printable
+from keras_resnext.weights.unread import printable
 
 # What the names of a network's layers begin with, ours and PyTorch's.
 _BACKBONE = re.compile(r"(?:conv|bn|layer)\d")

@@ -1,0 +1,157 @@
+"""Names of other PyTorch libraries, written out by hand from their sources."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from test_weights import FIXTURES, assert_same, tiny, values
+
+from keras_resnext.weights import checkpoints, torch_names
+
+pytestmark = pytest.mark.anywhere
+
+# Torchvision's names, and in the same order those of each library: of the
+# stem, of a block by its stage and number from 0, of its layers, of the
+# classifier.
+STEM = ("conv1", "bn1")
+BLOCK = (
+    *("conv1", "bn1", "conv2", "bn2", "conv3", "bn3"),
+    *("downsample.0", "downsample.1", "se.fc1", "se.fc2"),
+)
+_PYTORCHCV = (
+    lambda stage, block: f"features.stage{stage + 1}.unit{block + 1}",
+    (
+        *("body.conv1.conv", "body.conv1.bn", "body.conv2.conv"),
+        *("body.conv2.bn", "body.conv3.conv", "body.conv3.bn"),
+        *("identity_conv.conv", "identity_conv.bn", "se.conv1", "se.conv2"),
+    ),
+    "output",
+)
+LIBRARIES = {
+    "prlz77": (
+        ("conv_1_3x3", "bn_1"),
+        lambda stage, block: (
+            f"stage_{stage + 1}.stage_{stage + 1}_bottleneck_{block}"
+        ),
+        (
+            *("conv_reduce", "bn_reduce", "conv_conv", "bn"),
+            *("conv_expand", "bn_expand"),
+            *("shortcut.shortcut_conv", "shortcut.shortcut_bn"),
+        ),
+        "classifier",
+    ),
+    "pytorchcv": (
+        ("features.init_block.conv.conv", "features.init_block.conv.bn"),
+        *_PYTORCHCV,
+    ),
+    "pytorchcv_cifar": (
+        ("features.init_block.conv", "features.init_block.bn"),
+        *_PYTORCHCV,
+    ),
+    "detectron2": (
+        ("stem.conv1", "stem.conv1.norm"),
+        lambda stage, block: f"res{stage + 2}.{block}",
+        (
+            *("conv1", "conv1.norm", "conv2", "conv2.norm"),
+            *("conv3", "conv3.norm", "shortcut", "shortcut.norm"),
+        ),
+        "linear",
+    ),
+    "transformers": (
+        ("embedder.embedder.convolution", "embedder.embedder.normalization"),
+        lambda stage, block: f"encoder.stages.{stage}.layers.{block}",
+        (
+            *("layer.0.convolution", "layer.0.normalization"),
+            *("layer.1.convolution", "layer.1.normalization"),
+            *("layer.2.convolution", "layer.2.normalization"),
+            *("shortcut.convolution", "shortcut.normalization"),
+        ),
+        "classifier.1",
+    ),
+    "weiaicunzai": (
+        ("conv1.0", "conv1.1"),
+        lambda stage, block: f"conv{stage + 2}_x.{block}",
+        (
+            *("residual_function.0", "residual_function.1"),
+            *("residual_function.3", "residual_function.4"),
+            *("residual_function.6", "residual_function.7"),
+            *("shortcut.0", "shortcut.1"),
+        ),
+        "fc",
+    ),
+    "kuangliu": (
+        STEM,
+        lambda stage, block: f"layer{stage + 1}.{block}",
+        (*BLOCK[:6], "shortcut.0", "shortcut.1"),
+        "linear",
+    ),
+}
+each = pytest.mark.parametrize("library", LIBRARIES)
+
+
+@pytest.fixture
+def net():
+    """What PyTorch wrote, by torchvision's names."""
+    arrays = load_file(FIXTURES / "net.safetensors")
+    return {n: a for n, a in arrays.items() if "num_batches" not in n}
+
+
+def renamed(net, library, prefix=""):
+    """Returns a state dict with a library's names."""
+    stem, block, layers, top = LIBRARIES[library]
+    theirs = dict(zip(STEM, stem, strict=True)) | {"fc": top}
+    for usual, layer in zip(BLOCK, layers, strict=False):
+        theirs[f"layer1.0.{usual}"] = f"{block(0, 0)}.{layer}"
+    parts = {name: name.rpartition(".") for name in net}
+    return {
+        f"{prefix}{theirs[layer]}.{variable}": net[name]
+        for name, (layer, _, variable) in parts.items()
+    }
+
+
+@each
+@pytest.mark.parametrize("prefix", ["", "module.", "model.net."])
+def test_stage_and_block(library, prefix):
+    stem, block, layers, _ = LIBRARIES[library]
+    names = [*stem, *(f"{block(2, 11)}.{layer}" for layer in layers)]
+    usual = [*STEM, *(f"layer3.11.{layer}" for layer in BLOCK)]
+    arrays = {f"{prefix}{n}.weight": np.zeros(1, "float32") for n in names}
+    found = torch_names.strip(arrays)
+    assert list(found) == [f"{name}.weight" for name in usual[: len(names)]]
+
+
+@each
+@pytest.mark.parametrize("prefix", ["", "module.", "model.net."])
+def test_a_whole_network(library, prefix, net, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_file(renamed(net, library, prefix), path)
+    expected = values(tiny(weights=FIXTURES / "net.safetensors"))
+    assert_same(values(tiny(weights=path)), expected)
+
+
+@each
+def test_which_of_several_dictionaries(library, net, tmp_path):
+    torch = pytest.importorskip("torch")
+    state = {
+        name: torch.from_numpy(array)
+        for name, array in renamed(net, library).items()
+    }
+    path = tmp_path / "net.pth"
+    torch.save({"scores": {"best": torch.ones(1)}, "mine": state}, path)
+    assert len(checkpoints.read(path)) == len(net)
+
+
+@pytest.mark.parametrize("library", ["pytorchcv", "detectron2"])
+def test_strides_elsewhere_are_refused(library, net, tmp_path):
+    kernel = net["layer1.0.conv2.weight"]
+    net["layer1.0.conv2.weight"] = np.concatenate([kernel, kernel], axis=1)
+    path = tmp_path / "net.safetensors"
+    save_file(renamed(net, library), path)
+    with pytest.raises(ValueError, match=r"ResNets stride elsewhere.*Use the"):
+        tiny(weights=path)
+
+
+def test_similar_names_stay(net):
+    """What has such names outside of a network of that library."""
+    others = ("head.shortcut.0.weight", "neck.res2.conv1.weight", "bn_1.bias")
+    arrays = net | {name: np.zeros(3, "float32") for name in others}
+    assert list(torch_names.strip(arrays)) == list(arrays)
