@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from keras_resnext.registry import require
+
 # How much smaller than the image the stem's output is.
 STEM_STRIDE = {"imagenet": 4, "cifar": 1, "deep": 4, "tiered": 4, "legacy": 4}
 BLOCKS = ("basic", "bottleneck")
@@ -11,13 +13,6 @@ BLOCKS = ("basic", "bottleneck")
 def channels_last():
     """Tells whether Keras is configured for channels in the last axis."""
     return keras.config.image_data_format() == "channels_last"
-
-
-def require(condition, requirement, advice, **received):
-    """Raises a `ValueError` of one form unless the condition holds."""
-    if not condition:
-        ((name, value),) = received.items()
-        raise ValueError(f"{requirement}. Received: {name}={value!r}. {advice}")
 
 
 def check_structure(row):

@@ -454,6 +454,13 @@ def _plain(name):
     return re.sub(r"[\W_]", "", str(name)).lower()
 
 
+def require(condition, requirement, advice, **received):
+    """Raises a `ValueError` of one form unless the condition holds."""
+    if not condition:
+        ((name, value),) = received.items()
+        raise ValueError(f"{requirement}. Received: {name}={value!r}. {advice}")
+
+
 def register(row):
     """Adds a row of your own to `ARCHITECTURES` or `CHECKPOINTS`.
 
@@ -482,24 +489,24 @@ def register(row):
     if isinstance(row, Architecture):
         table, key = ARCHITECTURES, row.name
         taken = [r for r in table.values() if r != row and _same(r, row)]
-        _require(
+        require(
             re.fullmatch(r"[\w. -]*\w[\w. -]*", row.name) and not taken,
             "An architecture must have a name of its own",
             "Choose another one.",
             name=row.name,
         )
-        _require(row.depths, "`depths` are required", "See ResNeXt.", row=row)
+        require(row.depths, "`depths` are required", "See ResNeXt.", row=row)
     elif isinstance(row, Checkpoint):
         key = find_architecture(row.architecture).name, row.tag
         table = CHECKPOINTS
-        _require(
+        require(
             table.get(key, row) == row
             and row.tag == row.tag.lower() not in ("", "imagenet"),
             "A checkpoint must have a tag of its own, in lower case",
             "Choose another one.",
             tag=row.tag,
         )
-        _require(
+        require(
             [row.url, row.file, row.hub].count(None) == 2
             and (not row.url or re.fullmatch("[0-9a-f]{8,64}", str(row.sha256)))
             and row.architecture == key[0],
@@ -524,12 +531,6 @@ def _same(one, other):
         for row in (one, other)
     ]
     return bool(names[0] & names[1])
-
-
-def _require(condition, requirement, advice, **received):
-    if not condition:
-        ((name, value),) = received.items()
-        raise ValueError(f"{requirement}. Received: {name}={value!r}. {advice}")
 
 
 def resolve(architecture, weights, accept_noncommercial=False):
@@ -576,10 +577,21 @@ def resolve(architecture, weights, accept_noncommercial=False):
             f"`weights` must be a checkpoint of {architecture}, and there is "
             f"no {kind} one. Received: weights={weights!r}. Pass {advice}."
         )
-    if not (rows[tag].commercial or accept_noncommercial):
-        raise ValueError(
-            f"{rows[tag].licence}, which forbids commercial use, must be "
-            f"accepted for these weights. Received: weights={weights!r}. Pass "
-            f"`accept_noncommercial=True`, or another one of {options}."
-        )
-    return rows[tag]
+    others = f"one of {options}"
+    return accepted(rows[tag], weights, accept_noncommercial, others)
+
+
+def accepted(row, weights, accept_noncommercial, others="others"):
+    """Returns a checkpoint whose licence has been accepted, if it has to be.
+
+    Raises:
+        ValueError: If it has not; the message names `weights` and `others`.
+    """
+    require(
+        row.commercial or accept_noncommercial,
+        f"{row.licence}, which forbids commercial use, must be accepted for "
+        "these weights",
+        f"Pass `accept_noncommercial=True`, or choose {others}.",
+        weights=weights,
+    )
+    return row

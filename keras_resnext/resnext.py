@@ -119,13 +119,13 @@ def squeeze_and_excite(x, name):
     return layers.Multiply(name=f"{name}_excite")([x, y])
 
 
-def _residual(x, branch, filters, stride, name, drop, window, squeeze_excite):
+def _residual(x, branch, filters, stride, name, row, drop, window):
     """Adds `branch` to `x`, projected where the shapes differ."""
     if stride > 1 or x.shape[_channel_axis()] != filters:
         if window > 1:
             x, stride = _average(x, window, stride, f"{name}_0"), 1
         x = conv_bn(x, filters, 1, f"{name}_0", stride, activation=None)
-    if squeeze_excite:
+    if row.squeeze_excite:
         branch = squeeze_and_excite(branch, f"{name}_se")
     if drop:
         # One draw for each image: all of its branch or nothing.
@@ -140,15 +140,13 @@ def bottleneck(
     x,
     planes,
     name,
+    row,
     stride,
-    groups,
-    width_per_group,
     dilation,
     gamma,
     drop=0.0,
     shortcut_window=1,
     branch_window=1,
-    squeeze_excite=False,
 ):
     """Adds a 1x1, a grouped 3x3 and a 1x1 convolution to the input.
 
@@ -160,35 +158,30 @@ def bottleneck(
     Source: torchvision's `Bottleneck`, which puts the stride on the 3x3
     convolution; Xie et al., https://arxiv.org/abs/1611.05431, figure 3(c).
     """
-    width = planes * width_per_group // 64 * groups
+    groups = row.groups
+    width = planes * row.width_per_group // 64 * groups
     y = conv_bn(x, width, 1, f"{name}_1")
     y = _strided(y, width, f"{name}_2", stride, groups, dilation, branch_window)
     y = conv_bn(y, 4 * planes, 1, f"{name}_3", activation=None, gamma=gamma)
-    return _residual(
-        x, y, 4 * planes, stride, name, drop, shortcut_window, squeeze_excite
-    )
+    return _residual(x, y, 4 * planes, stride, name, row, drop, shortcut_window)
 
 
 def basic(
     x,
     planes,
     name,
+    row,
     stride,
-    groups,
-    width_per_group,
     dilation,
     gamma,
     drop=0.0,
     shortcut_window=1,
     branch_window=1,
-    squeeze_excite=False,
 ):
     """Adds two 3x3 convolutions of `planes` channels to the input."""
     y = _strided(x, planes, f"{name}_1", stride, 1, dilation, branch_window)
     y = conv_bn(y, planes, 3, f"{name}_2", activation=None, gamma=gamma)
-    return _residual(
-        x, y, planes, stride, name, drop, shortcut_window, squeeze_excite
-    )
+    return _residual(x, y, planes, stride, name, row, drop, shortcut_window)
 
 
 _BLOCKS = {"bottleneck": bottleneck, "basic": basic}
@@ -238,15 +231,13 @@ def _stages(x, row, output_stride, drop, gamma):
                 x,
                 row.planes << stage,
                 f"conv{stage + 2}_block{i + 1}",
+                row,
                 stride=1 if i else stride,
-                groups=row.groups,
-                width_per_group=row.width_per_group,
                 dilation=dilation if i else first_dilation,
                 gamma=gamma,
                 drop=next(rates),
                 shortcut_window=window if row.average_shortcut else 1,
                 branch_window=window if row.anti_aliased else 1,
-                squeeze_excite=row.squeeze_excite,
             )
             window = 1
     return x

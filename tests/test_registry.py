@@ -415,7 +415,7 @@ def test_non_commercial_weights_need_consent():
     with pytest.raises(
         ValueError,
         match=r"cc-by-nc-4.0, which forbids .* weights='fb_swsl_ig1b_ft_in1k'\."
-        " Pass `accept_noncommercial=True`, or another one of 'imagenet1k_v1'",
+        " Pass `accept_noncommercial=True`, or choose one of 'imagenet1k_v1'",
     ):
         resolve(*call)
 

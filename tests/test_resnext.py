@@ -17,7 +17,7 @@ from test_registry import PARAMETERS  # torchvision's and timm's, as literals
 import keras_resnext
 from keras_resnext import weights
 from keras_resnext.layers import _trains_directly
-from keras_resnext.registry import ARCHITECTURES
+from keras_resnext.registry import ARCHITECTURES, Architecture
 from keras_resnext.resnext import bottleneck
 
 BACKEND = keras.backend.backend()
@@ -1183,9 +1183,10 @@ def path_of(x, g, model, stride):
 )
 def test_three_equivalent_forms_of_the_block(stride, whole):
     inputs = keras.Input((9, 8, 4 * PLANES))
-    options = dict(dilation=1, gamma="ones", groups=PATHS)
-    options |= dict(width_per_group=WIDTH, stride=stride)
-    out = bottleneck(inputs, PLANES, "block", **options)
+    row = Architecture("mine", None, (1,), groups=PATHS, width_per_group=WIDTH)
+    out = bottleneck(
+        *(inputs, PLANES, "block", row), stride=stride, dilation=1, gamma="ones"
+    )
     block = draw(keras.Model(inputs, out), whole)
     grouped = keras.Model(inputs, block.get_layer("block_3_bn").output)
 

@@ -424,7 +424,8 @@ class TestFaults:
     @anywhere
     def test_another_architecture(self, tmp_path, monkeypatch, unallocated):
         path = tmp_path / "net.safetensors"
-        path.touch()
+        with path.open("wb") as file:
+            file.truncate(10**9)  # as large as such a file, of nothing
         monkeypatch.setattr(
             weights.assign.checkpoints,
             "read",

@@ -76,7 +76,7 @@ def run_fastest(args):
 
 def read_labels(file):
     """Returns the names in a file, or `None` for those of the checkpoint."""
-    return None if file is None else file.read_text("utf-8").splitlines()
+    return None if file is None else file.read_text("utf-8-sig").splitlines()
 
 
 def artifacts(formats, precisions, calibration):

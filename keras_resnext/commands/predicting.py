@@ -99,7 +99,7 @@ def _names(file, row, outputs):
     if file is None:
         names = preprocessing.class_names(row, outputs)
         return names or [f"class {i}" for i in range(outputs)]
-    names = file.read_text("utf-8").splitlines()
+    names = file.read_text("utf-8-sig").splitlines()
     if len(names) != outputs:
         raise ValueError(
             "--labels must name each class on a line of its own. Received: "

@@ -10,6 +10,7 @@ import struct
 import zipfile
 
 import h5py
+import ml_dtypes
 import numpy as np
 import safetensors
 
@@ -70,7 +71,7 @@ _SAFETENSORS_DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
     "F16": "<f2",
-    "BF16": "<u2",
+    "BF16": ml_dtypes.bfloat16,
     "I64": "<i8",
     "I32": "<i4",
     "I16": "<i2",
@@ -80,7 +81,7 @@ _SAFETENSORS_DTYPES = {
 }
 
 
-def read(path, layers=None):
+def read(path):
     """Reads a checkpoint, whose format its content decides, not its name.
 
     The formats are PyTorch's (`.pth`, both the zip of today and the one
@@ -91,9 +92,6 @@ def read(path, layers=None):
 
     Args:
         path: path of the file.
-        layers: what `rename_keras_variables` takes, for a `.weights.h5`
-            without layer names. Keras writes them, at least since 3.10, and
-            then they count.
 
     Returns:
         Dictionary from name to array, which may be read-only. bfloat16 becomes
@@ -102,7 +100,8 @@ def read(path, layers=None):
         its names become torchvision's (`layer1.0.conv1.weight`), as
         `torch_names.strip` says. Keras' names are
         `<layer>/<variable>` (`conv1_bn/gamma`), or the path in the file
-        (`layers/foo/vars/0`) where it has no names.
+        (`layers/foo/vars/0`) where it has no names: see
+        `rename_keras_variables`. Keras writes them, at least since 3.10.
 
     Raises:
         FileNotFoundError: if there is no such file, or it is a folder.
@@ -125,7 +124,7 @@ def read(path, layers=None):
         )
     kind, reader = _format(path, head)
     try:
-        return reader(path, layers)
+        return reader(path)
     except Exception as error:  # damage surfaces anywhere in three libraries
         reason = printable(str(error).strip("."), 600) or type(error).__name__
         advice = getattr(
@@ -164,55 +163,25 @@ def rename_keras_variables(arrays, layers):
     return _rename(arrays, _numbered(layers))
 
 
-def depthwise_to_grouped(kernel, groups):
-    """Turns the grouped convolution of keras-applications into a true one.
+def grouped_from_depthwise(arrays):
+    """Turns the grouped convolutions of keras-applications into true ones.
 
     Its ResNeXt computes, for every input channel, one output for each channel
     of the group, and then adds up the outputs of a group:
     `grouped[:, :, a, g * c + m] = kernel[:, :, g * c + a, m]`.
 
     Args:
-        kernel: DepthwiseConv2D kernel of shape (height, width, groups * c, c)
-            with c channels per group.
-        groups: number of groups.
-
-    Returns:
-        Conv2D kernel of shape (height, width, c, groups * c), for
-        `groups=groups`.
-
-    Raises:
-        ValueError: if the shape of the kernel does not fit the groups.
-
-    Source:
-        `block3` in `keras_applications/resnet_common.py`,
-        https://github.com/keras-team/keras-applications.
-    """
-    shape = np.shape(kernel)
-    if len(shape) != 4 or shape[2] != groups * shape[3]:
-        raise ValueError(
-            "`kernel` must have the shape (height, width, groups * c, c). "
-            f"Received: kernel.shape={shape}, groups={groups}. Pass the "
-            "`depthwise_kernel` and the number of groups of its layer."
-        )
-    height, width, filters, channels = shape
-    kernel = np.reshape(kernel, (height, width, groups, channels, channels))
-    kernel = np.transpose(kernel, (0, 1, 3, 2, 4))
-    return np.reshape(kernel, (height, width, channels, filters))
-
-
-def grouped_from_depthwise(arrays):
-    """Turns the grouped convolutions of keras-applications into true ones.
-
-    Args:
         arrays: dictionary from `layer/variable` to array.
 
     Returns:
         The dictionary with `<layer>/kernel` for `<layer>/depthwise_kernel`,
-        see `depthwise_to_grouped`, and without the layer `_gconv` behind it,
-        if it has the kernel that adds up the groups. What does not fit stays.
+        and without the layer `_gconv` behind it, if it has the kernel that
+        adds up the groups. What does not fit stays.
 
     Source:
-        https://github.com/keras-team/keras-applications/pull/85 for `_gconv`.
+        `block3` in `keras_applications/resnet_common.py`,
+        https://github.com/keras-team/keras-applications, before and after
+        its change 85, which added `_gconv`.
     """
     converted = dict(arrays)
     for name, kernel in arrays.items():
@@ -225,9 +194,13 @@ def grouped_from_depthwise(arrays):
             or kernel.shape[2] % kernel.shape[3]
         ):
             continue
-        groups = kernel.shape[2] // kernel.shape[3]
+        height, width, filters, channels = kernel.shape
+        grouped = kernel.reshape(height, width, -1, channels, channels)
+        grouped = grouped.transpose(0, 1, 3, 2, 4)
         del converted[name]
-        converted[f"{layer}/kernel"] = depthwise_to_grouped(kernel, groups)
+        converted[f"{layer}/kernel"] = grouped.reshape(
+            height, width, channels, filters
+        )
         sums = f"{layer.removesuffix('_conv')}_gconv/kernel"
         if sums in arrays and _adds_up_groups(arrays[sums], *kernel.shape[2:]):
             del converted[sums]
@@ -275,7 +248,7 @@ def _format(path, head):
     )
 
 
-def _read_zip(path, layers):
+def _read_zip(path):
     if not zipfile.is_zipfile(path):
         raise ValueError("it ends too early")
     with zipfile.ZipFile(path) as archive:
@@ -302,7 +275,7 @@ def _read_zip(path, layers):
         config = json.loads(archive.read("config.json"))["config"]
         weights = archive.read("model.weights.h5")
     groups = _numbered(_config_layers(config))
-    return _read_hdf5(weights, layers, groups)
+    return _read_hdf5(weights, groups)
 
 
 def _check_kind(names):
@@ -331,15 +304,15 @@ def _check_kind(names):
         )
 
 
-def _read_legacy_torch(path, layers):
+def _read_legacy_torch(path):
     return torch_names.strip(torch_files.read_legacy(path.read_bytes()))
 
 
-def _read_h5(path, layers):
-    return _read_hdf5(path.read_bytes(), layers, {})
+def _read_h5(path):
+    return _read_hdf5(path.read_bytes(), {})
 
 
-def _read_safetensors(path, layers):
+def _read_safetensors(path):
     with path.open("rb") as file:
         if int.from_bytes(file.read(8), "little") > _MAX_JSON:
             raise ValueError("its header is longer than any network's")
@@ -355,13 +328,11 @@ def _read_safetensors(path, layers):
             )
         dtype = _SAFETENSORS_DTYPES[tensor["dtype"]]
         array = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
-        if tensor["dtype"] == "BF16":
-            array = torch_files.bfloat16_to_float32(array)
-        arrays[name] = array
+        arrays[name] = torch_files.widened(array)
     return torch_names.strip(arrays)
 
 
-def _read_hdf5(data, layers, groups):
+def _read_hdf5(data, groups):
     _check_heaps(data)
     sizes = {}  # of arrays; of groups and of an optimizer's, None
 
@@ -394,7 +365,7 @@ def _read_hdf5(data, layers, groups):
         )
     if is_keras2:
         return _rename_keras2(arrays)
-    return _rename(arrays, groups or _numbered(layers or ()))
+    return _rename(arrays, groups)
 
 
 def _check_storage(data, file, paths, datasets):
@@ -554,7 +525,7 @@ def _is_bfloat16(dataset):
 
 def _array(dataset):
     if _is_bfloat16(dataset):
-        return torch_files.bfloat16_to_float32(dataset[()].view("<u2"))
+        return torch_files.widened(dataset[()].view(ml_dtypes.bfloat16))
     return np.asarray(dataset[()])
 
 

@@ -61,7 +61,7 @@ def _row(architecture, row, accept_noncommercial):
             f"`weights` must be a checkpoint of {wanted}. Received: "
             f"weights={name!r}. Build that network, or pass another row."
         )
-    return _accepted(row, name, accept_noncommercial)
+    return registry.accepted(row, name, accept_noncommercial)
 
 
 def _on_hub(architecture, name, accept_noncommercial):
@@ -73,18 +73,7 @@ def _on_hub(architecture, name, accept_noncommercial):
             f"is {row.architecture}. If that is a ResNet or ResNeXt, load it "
             f"with `keras_resnext.from_hub({row.hub!r})`."
         )
-    return _accepted(row, name, accept_noncommercial)
-
-
-def _accepted(row, name, accept_noncommercial):
-    """Returns the row, if its licence has been accepted where it has to be."""
-    if not (row.commercial or accept_noncommercial):
-        raise ValueError(
-            f"{row.licence}, which forbids commercial use, must be accepted "
-            f"for these weights. Received: weights={name!r}. Pass "
-            "`accept_noncommercial=True`, or choose others."
-        )
-    return row
+    return registry.accepted(row, name, accept_noncommercial)
 
 
 def locate(source):

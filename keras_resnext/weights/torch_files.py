@@ -17,6 +17,7 @@ import itertools
 import pickletools
 import types
 
+import ml_dtypes
 import numpy as np
 
 from keras_resnext.weights import torch_names
@@ -54,8 +55,7 @@ _SAVE = "Save `model.state_dict()` with `torch.save`."
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _StorageType:
-    dtype: str  # as stored: bfloat16, unknown to NumPy, is read as its bits
-    is_bfloat16: bool = False
+    dtype: str | type
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,16 +145,10 @@ def read_legacy(data):
     return _state_dict(root, buffers.__getitem__)
 
 
-def bfloat16_to_float32(bits):
-    """Widens bfloat16, whose bits are the upper half of a float32.
-
-    Args:
-        bits: uint16 array of any shape.
-
-    Returns:
-        float32 array of the same shape and the same values.
-    """
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+def widened(array):
+    """Returns an array whose bfloat16, if it is of that, became float32."""
+    is_bfloat16 = array.dtype == ml_dtypes.bfloat16
+    return array.astype("float32") if is_bfloat16 else array
 
 
 def _state_dict(root, read_storage):
@@ -177,9 +171,8 @@ def _state_dict(root, read_storage):
 
     @functools.cache
     def storage_array(storage):
-        array = np.frombuffer(read_storage(storage.key), storage.type.dtype)
-        if storage.type.is_bfloat16:
-            array = bfloat16_to_float32(array)
+        data = read_storage(storage.key)
+        array = widened(np.frombuffer(data, storage.type.dtype))
         array.flags.writeable = False
         return array
 
@@ -531,13 +524,13 @@ _GLOBALS = {
     "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
     "torch.storage.UntypedStorage": _StorageType("u1"),
 } | {
-    f"{module}.{name}Storage": _StorageType(*arguments)
+    f"{module}.{name}Storage": _StorageType(dtype)
     for module in ("torch", "torch.cuda")
-    for name, *arguments in (
+    for name, dtype in (
         ("Float", "<f4"),
         ("Double", "<f8"),
         ("Half", "<f2"),
-        ("BFloat16", "<u2", True),
+        ("BFloat16", ml_dtypes.bfloat16),
         ("Long", "<i8"),
         ("Int", "<i4"),
         ("Short", "<i2"),
