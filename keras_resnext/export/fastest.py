@@ -138,7 +138,8 @@ def _keep(one, path):
             if not final.with_name(file.name).exists()
         ]
     elif made.is_file():
-        beside = list(made.parent.glob("*.json"))
+        facts = serving.facts_of(made)  # others' are in the same folder
+        beside = [facts] if facts.exists() else []
         if not beside:  # of the artifact that was there
             serving.facts_of(final).unlink(missing_ok=True)
     with swap.moved(final, new=one.format == "saved_model") as part:
