@@ -532,6 +532,19 @@ def test_the_fastest_must_agree(least, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"saved_model"}
 
 
+def test_notes_and_table_have_their_own_lines(
+    least, tmp_path, monkeypatch, capsys
+):
+    kind = formats.FORMATS["saved_model"]
+    monkeypatch.setattr(fastest, "FORMATS", {"saved_model": kind})
+    pictures = shutil.copytree(formats.PICTURES[0].parent, tmp_path / "p")
+    options = dict(calibration=pictures, precision="float32", max_loss=100)
+    export(least, tmp_path / "out", "fastest", **options)
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("Skipped 1 of 5 ") and first.endswith(": README.")
+    assert second.startswith("| engine | precision |")
+
+
 def test_only_its_own_facts_go_with_the_fastest(tmp_path):
     made, out = tmp_path / "made", tmp_path / "out"
     for folder in (made, out):

@@ -249,7 +249,8 @@ def _fastest(model, path, precisions, batch, max_loss, options):
     truth = fastest.labels_of(calibration, files, labels)
     if calibration is not None:
         options["calibration"] = images
-    print(*notes, sep="\n", end="")
+    for note in notes:
+        print(note)
     expected = np.asarray(model.predict(images, batch_size=8, verbose=0))
 
     def write(path, format, precision):
