@@ -1541,6 +1541,23 @@ def test_without_serving_api_no_warm_up(least, tmp_path, monkeypatch):
     assert not (report.path / "assets.extra").exists()
 
 
+def test_a_version_is_a_number_of_ascii_digits(least, tmp_path):
+    for name in ("1", "007", "\N{SUPERSCRIPT TWO}", "\u0663", "-4", "8.bin"):
+        (tmp_path / name).mkdir()
+    found = serving.versions(tmp_path)
+    assert found == {1: tmp_path / "1", 7: tmp_path / "007"}
+    assert serving.versions(tmp_path / "absent") == {}
+    with pytest.raises(FileExistsError, match=r"Pass version=8 "):
+        export(least, tmp_path)
+    made = tmp_path / "made"
+    made.mkdir()
+    report = module.Report(made, "It", "float32", 1, 0, 1, 1, 1)
+    one = fastest.Candidate("saved_model", "float32", report, times=[2.0])
+    kept = tmp_path / "saved_model"
+    (kept / "\N{SUPERSCRIPT TWO}").mkdir(parents=True)
+    assert fastest._keep(one, tmp_path).path == kept / "1"
+
+
 def test_existing_version_is_kept(least, tmp_path):
     export(least, tmp_path)
     before = text(tmp_path)

@@ -462,12 +462,11 @@ def destination(path, format, version):
     if format == "saved_model":
         final = path / str(version or 1)
         if final.exists():
-            taken = [int(p.name) for p in path.iterdir() if p.name.isdigit()]
+            free = max(serving.versions(path)) + 1
             raise FileExistsError(
                 "A new version is required: a server may be reading this "
                 f"one. Received: path='{final}', which exists. Pass "
-                f"version={max(taken) + 1} (--version {max(taken) + 1} on the "
-                "command line)."
+                f"version={free} (--version {free} on the command line)."
             )
         return final
     own = (

@@ -130,8 +130,7 @@ def _keep(one, path):
     final = path / FORMATS[one.format].file
     beside = ()
     if one.format == "saved_model":  # a new version: the old one may serve
-        taken = [int(p.name) for p in final.glob("*") if p.name.isdigit()]
-        final = final / str(max(taken, default=0) + 1)
+        final = final / str(max(serving.versions(final), default=0) + 1)
         beside = [  # what somebody has set stays
             file
             for file in made.parent.glob("*.txt")

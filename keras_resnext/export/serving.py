@@ -83,6 +83,23 @@ def save(
     tf.saved_model.save(module, str(path), signatures=signatures)
 
 
+def versions(path):
+    """Returns the versions in a servable's folder.
+
+    Args:
+        path: The folder, `pathlib.Path`, which may be missing.
+
+    Returns:
+        From each number to its folder. As for TensorFlow Serving, numbers
+        are of ASCII digits; `int` and `str.isdigit` know others, too.
+    """
+    return {
+        int(file.name): file
+        for file in path.glob("*")
+        if file.name.isascii() and file.name.isdecimal()
+    }
+
+
 def facts_of(path):
     """Returns the file of what an artifact says of its inputs.
 
