@@ -29,7 +29,7 @@ class Candidate:
         precision: In which it computes.
         report: What `keras_resnext.export.export` says of it, or `None`.
         reason: Why there is none.
-        loss: Percent of the pictures that it gets wrong, more than the model.
+        loss: Percentage points of accuracy lost against the Keras model.
         times: Of a batch, in milliseconds.
         run: Function from images to outputs.
     """
@@ -92,7 +92,7 @@ def choose(write, path, images, expected, labels, batch, max_loss, precisions):
         able = [one for one in candidates if one.report is not None]
         require(
             bool(able),
-            "A model is required that one format or more can have here",
+            "At least one format must be able to hold the model",
             "Nothing was written.",
             reasons=sorted({one.reason for one in candidates}),
         )

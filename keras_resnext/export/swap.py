@@ -62,7 +62,7 @@ def moved(final, new=False):
             raise FileExistsError(
                 "Only one export at a time must write to a path. Received: "
                 f"path='{final}', which another one has written meanwhile. "
-                "Call again with a new `version`."
+                "Call again."
             )
 
 
