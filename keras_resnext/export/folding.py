@@ -281,17 +281,21 @@ def _is_index(op):
     )
 
 
-def wrapped(model):
+def wrapped(model, side=None):
     """Makes a functional model, whatever its class adds, a layer of another.
 
     Args:
         model: Functional model whose class may have a `call` of its own.
+        side: Of the images where the model leaves it open, in pixels; `None`
+            leaves it open.
 
     Returns:
         An uncompiled functional `keras.Model` of the same inputs and outputs.
     """
     inputs = keras.tree.map_structure(
-        lambda x: keras.Input(x.shape[1:], dtype=x.dtype, name=x.name),
+        lambda x: keras.Input(
+            tuple(n or side for n in x.shape[1:]), dtype=x.dtype, name=x.name
+        ),
         model.input,
     )
     return keras.Model(inputs, model(inputs), name=f"{model.name}_folded")

@@ -17,7 +17,7 @@ import numpy as np
 from keras_resnext import registry
 from keras_resnext.arguments import require
 from keras_resnext.export import serving
-from keras_resnext.export.folding import frozen
+from keras_resnext.export.folding import frozen, wrapped
 
 PICTURES = sorted(
     (pathlib.Path(__file__).parents[1] / "pictures").glob("*.jpg")
@@ -505,15 +505,7 @@ def _write_litert(job, path):
     lite = _lite()
     model = job.model
     if any(None in x.shape[1:] for x in model.inputs):
-        inputs = keras.tree.map_structure(
-            lambda x: keras.Input(
-                tuple(n or job.side for n in x.shape[1:]),
-                dtype=x.dtype,
-                name=x.name,
-            ),
-            model.input,
-        )
-        model = keras.Model(inputs, model(inputs))
+        model = wrapped(model, job.side)
     saved = path.with_name("saved_model")
     serving.save(model, saved)
     converter = lite.TFLiteConverter.from_saved_model(str(saved))
