@@ -151,16 +151,14 @@ def decode_predictions(preds, top=5, labels=None):
                 "as many labels as there are classes."
             )
         names = [(label, label) for label in labels]
-    elif preds.ndim != 2 or preds.shape[1] not in (1000, 10):
-        raise ValueError(
-            "`preds` must have the shape (batch, 1000) of ImageNet or "
-            f"(batch, 10) of CIFAR-10. Received: preds.shape={preds.shape}. "
-            "Pass `labels` for other classes."
-        )
-    elif preds.shape[1] == 1000:
-        names = _imagenet_classes()
     else:
-        names = [(f"cifar10_{i}", name) for i, name in enumerate(_CIFAR10)]
+        names = usual_classes(preds.shape[1]) if preds.ndim == 2 else []
+        if not names:
+            raise ValueError(
+                "`preds` must have the shape (batch, 1000) of ImageNet or "
+                "(batch, 10) of CIFAR-10. Received: "
+                f"preds.shape={preds.shape}. Pass `labels` for other classes."
+            )
     order = np.argsort(-preds.astype("float64"), axis=1, kind="stable")
     return [
         [(*names[i], scores[i]) for i in best]
@@ -185,10 +183,25 @@ def class_names(checkpoint, outputs):
         return list(row.labels)
     ten = row is not None and row.labels is None and not row.hub
     if outputs == 1000 or (outputs == 10 and ten and row.classes == 10):
-        # Equal scores are named in the order of the outputs.
-        (rows,) = decode_predictions(np.zeros((1, outputs)), top=outputs)
-        return [name for _, name, _ in rows]
+        return [name for _, name in usual_classes(outputs)]
     return None
+
+
+def usual_classes(outputs):
+    """Returns the classes that networks with so many outputs usually have.
+
+    Args:
+        outputs: Their number.
+
+    Returns:
+        Pairs of id and name, in the order of the outputs: ImageNet's for
+        1000, CIFAR-10's for 10, else none.
+    """
+    if outputs == 1000:
+        return list(_imagenet_classes())
+    if outputs == 10:
+        return [(f"cifar10_{i}", name) for i, name in enumerate(_CIFAR10)]
+    return []
 
 
 @functools.cache

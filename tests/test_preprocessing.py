@@ -17,6 +17,7 @@ from keras_resnext.preprocessing import (
     decode_predictions,
     eval_transform,
     preprocess_input,
+    usual_classes,
 )
 
 anywhere = pytest.mark.anywhere
@@ -628,6 +629,17 @@ def test_many_pictures_inside_of_a_dataset(tmp_path):
         assert dataset.element_spec.shape.as_list() == [None, 32, 32, 3]
         found = np.concatenate(list(dataset.as_numpy_iterator()))
         np.testing.assert_array_equal(found, expected)
+
+
+@anywhere
+@pytest.mark.parametrize("outputs", [10, 1000])
+def test_usual_classes_are_in_the_order_of_the_outputs(outputs):
+    found = usual_classes(outputs)
+    (decoded,) = decode_predictions(-np.arange(outputs)[np.newaxis], outputs)
+    assert found == [(wnid, name) for wnid, name, _ in decoded]
+    found.clear()  # a copy
+    assert len(usual_classes(outputs)) == outputs
+    assert usual_classes(outputs + 1) == []
 
 
 @anywhere

@@ -11,7 +11,7 @@ import numpy as np
 from keras_resnext.arguments import require
 from keras_resnext.export import serving, swap
 from keras_resnext.export.formats import FORMATS
-from keras_resnext.preprocessing import decode_predictions
+from keras_resnext.preprocessing import usual_classes
 
 # Sixteen bits are left out where they are only half the file: on CPUs
 # float16 is computed in float32.
@@ -186,11 +186,8 @@ def labels_of(folder, files, names):
     if not isinstance(folder, (str, pathlib.Path)) or not names:
         return None
     known = {name: i for i, name in enumerate(names)}
-    if len(names) in (10, 1000):
-        equal = np.zeros((1, len(names)))  # named in the order of the outputs
-        (rows,) = decode_predictions(equal, top=len(names))
-        ids = {wnid: i for i, (wnid, _, _) in enumerate(rows)}
-        known = ids | known
+    usual = usual_classes(len(names))
+    known = {wnid: i for i, (wnid, _) in enumerate(usual)} | known
     found = [file.parent.name for file in files]
     if not all(name in known for name in found):
         return None

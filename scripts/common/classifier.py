@@ -24,15 +24,13 @@ def outputs_of(classes, outputs, row=None):
     Raises:
         ValueError: If these classes and outputs do not belong together.
     """
-    names, ids = preprocessing.class_names(row, outputs), ()
-    if outputs in (10, 1000):
-        equal = np.zeros((1, outputs))  # named in the order of the outputs
-        (rows,) = preprocessing.decode_predictions(equal, top=outputs)
-        ids, usual, _ = zip(*rows, strict=True)
-        if names is None and set(usual) >= set(classes):
-            names = list(usual)
-        if names != list(usual):  # a network with names of its own
-            ids = ()
+    names = preprocessing.class_names(row, outputs)
+    pairs = preprocessing.usual_classes(outputs)
+    usual = [name for _, name in pairs]
+    if names is None and set(usual) >= set(classes):
+        names = usual
+    # A network with names of its own has no ids.
+    ids = [wnid for wnid, _ in pairs] if names == usual else []
     # ImageNet has two classes of the name "crane", told apart by their ids.
     known = {n: i for i, n in enumerate(names or ()) if names.count(n) == 1}
     known |= {wnid: i for i, wnid in enumerate(ids)}
