@@ -217,7 +217,7 @@ def loaded(path):
 
 
 def classify(path, pictures):
-    """Asks as `serving.classify` does, which every export has called."""
+    """Asks as every export has done."""
     ask = loaded(path).signatures["serving_bytes"]
     answer = ask(tf.constant(pictures))
     return {name: value.numpy() for name, value in answer.items()}
@@ -521,7 +521,6 @@ def test_the_fastest_must_agree(least, tmp_path, monkeypatch):
     )
     everything = {"onnx": wrong, "saved_model": formats.FORMATS["saved_model"]}
     monkeypatch.setattr(fastest, "FORMATS", everything)
-    monkeypatch.setattr(module, "_compare", compare_nothing)
     options = dict(calibration=photographs(32), precision="float32")
     report = export(least, tmp_path, "fastest", **options)
     assert report.path == tmp_path / "saved_model" / "1"
@@ -582,19 +581,12 @@ def test_the_fastest_leaves_the_settings_of_a_server(
 ):
     kind = formats.FORMATS["saved_model"]
     monkeypatch.setattr(fastest, "FORMATS", {"saved_model": kind})
-    monkeypatch.setattr(module, "_compare", compare_nothing)
     settings = tmp_path / "saved_model" / "batching_parameters.txt"
     settings.parent.mkdir()
     settings.write_text("mine")
     export(least, tmp_path, "fastest", precision="float32")
     assert settings.read_text() == "mine"
     assert (settings.parent / "1").is_dir()
-
-
-def compare_nothing(format, path, job, model, tolerance):
-    return dict(
-        runtime="It", max_difference=0.0, agreement=1.0, pictures=1, latency=1.0
-    )
 
 
 def test_command_line_keeps_the_fastest(least, tmp_path, monkeypatch, capsys):

@@ -350,8 +350,6 @@ def test_outputs_that_are_not_numbers(tmp_path):
 )
 def test_levels_as_inputs(tmp_path, dtype):
     """The model normalises by itself, so pictures come as they are."""
-    from keras_resnext.export import serving
-
     x = keras.Input((32, 32, 3), dtype=dtype)
     y = net(input_shape=(32, 32, 3))(ops.cast(x, "float32") / 127.5 - 1.0)
     y = layers.Dense(10, activation="softmax", name="predictions")(y)
@@ -360,7 +358,8 @@ def test_levels_as_inputs(tmp_path, dtype):
     row = transform.checkpoint
     report = export(model, tmp_path / "a", checkpoint=row)
     assert report.max_difference < 1e-5
-    answer = serving.classify(report.path, [PICTURES[0].read_bytes()])
+    _, run = FORMATS["saved_model"].load(report.path)
+    answer = run({"pictures": [PICTURES[0].read_bytes()]}, "serving_bytes")
     image = transform(PICTURES[0])
     levels = np.rint(255 * (image * row.std + row.mean)).astype(dtype)
     assert levels.max() > 100

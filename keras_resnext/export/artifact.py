@@ -314,16 +314,20 @@ def _export(
         top,
         max_pixels,
     )
-    model = copies.recast(model, "float32")  # what files are compared with
     if tolerance is None:
         tolerance = _TOLERANCE[precision]
+    expected = _expected(model, samples)
     # A version that another process has written meanwhile may serve already.
     with moved(final, new=format == "saved_model") as part:
         with writing(final), _converting(format, new):
             notes = skipped + (kind.write(job, part) or ())
-        facts = _compare(format, part, job, model, tolerance)
+        with _converting(format, new):
+            runtime, run = kind.load(part)
+            outputs = run(samples)  # all at once: the batch is variable
+        facts = _compare(job, runtime, outputs, expected, tolerance)
+        latency = _latency(run, samples)
         if job.checkpoint and format == "saved_model":
-            notes += _compare_bytes(part, job, model, transform, tolerance)
+            notes += _compare_bytes(job, run, *expected, tolerance)
         with writing(final):
             if part.is_dir() and job.facts():
                 serving.write_facts(job.facts(), serving.facts_of(part))
@@ -336,7 +340,9 @@ def _export(
             serving.write_facts(job.facts(), part)
     elif final.is_file():  # of the artifact that was there
         serving.facts_of(final).unlink(missing_ok=True)
-    return Report(final, precision=precision, size=size, notes=notes, **facts)
+    return Report(
+        final, runtime, precision, size, **facts, latency=latency, notes=notes
+    )
 
 
 def check_format(format, precision):
@@ -706,48 +712,48 @@ def _best(outputs):
     return outputs.argmax(-1)
 
 
-def _predicted(model, inputs):
-    """Returns what a Keras model makes of inputs by their names."""
+def _expected(model, inputs):
+    """Returns the outputs, in their order, to compare an artifact's with.
+
+    Args:
+        model: The Keras model.
+        inputs: From a name of `input_names` to an array.
+
+    Raises:
+        ValueError: If they are not finite.
+    """
+    model = copies.recast(model, "float32")
     structure = copies.graph(model).input
     inputs = keras.tree.pack_sequence_as(structure, list(inputs.values()))
     if type(model).predict_step is not keras.Model.predict_step:
         model = wrapped(model)  # a detector's decodes what is not exported
-    return model.predict(inputs, batch_size=8, verbose=0)
-
-
-def _compare(format, path, job, model, tolerance):
-    """Runs an artifact in its runtime; returns what a `Report` says of it."""
-    samples = job.samples
-    with _converting(format, job.model):
-        runtime, run = FORMATS[format].load(path)
-        outputs = run(samples)  # all at once: the batch is variable
-    expected = _predicted(model, samples)
-    expected = [
+    outputs = model.predict(inputs, batch_size=8, verbose=0)
+    outputs = [
         y if y.dtype.kind in "iub" else y.astype("float32")
-        for y in map(np.asarray, keras.tree.flatten(expected))
+        for y in map(np.asarray, keras.tree.flatten(outputs))
     ]
-    finite = np.mean([np.isfinite(y).mean() for y in expected])
+    finite = np.mean([np.isfinite(y).mean() for y in outputs])
     require(
         finite == 1,
         "What the model makes of photographs must be finite numbers",
         "Nothing was written; look for the first layer with NaN or infinity.",
         share_that_is_finite=float(finite),
     )
+    return outputs
+
+
+def _compare(job, runtime, outputs, expected, tolerance):
+    """Returns what a `Report` says of an artifact's outputs."""
+    names = output_names(job.model)
     if not isinstance(outputs, dict):
-        outputs = dict.fromkeys(output_names(job.model), outputs)
-    outputs = [np.asarray(outputs[n]) for n in output_names(job.model)]
+        outputs = dict.fromkeys(names, outputs)
+    outputs = [np.asarray(outputs[name]) for name in names]
     # Eight bits have no logits: the steps of a probability are 1/256.
     compared = np.asarray if job.precision == "int8" else _logits
     difference = max(
         _difference(a, b, compared)
         for a, b in zip(outputs, expected, strict=True)
     )
-    times = []
-    first = next(one_by_one(samples))
-    for _ in range(12):
-        start = time.perf_counter()
-        run(first)
-        times.append(1000 * (time.perf_counter() - start))
     exact = job.precision == "float32"
     other = "another `format`" if exact else "a more precise `precision`"
     require(
@@ -764,19 +770,28 @@ def _compare(format, path, job, model, tolerance):
         ]
     )
     return {
-        "runtime": runtime,
         "max_difference": float(difference),
         "agreement": float(agreement),
-        "pictures": len(next(iter(samples.values()))),
-        "latency": statistics.median(times[2:]),
+        "pictures": len(expected[0]),
     }
 
 
-def _compare_bytes(path, job, model, transform, tolerance):
+def _latency(run, inputs):
+    """Returns the median time for one picture, in milliseconds."""
+    times = []
+    first = next(one_by_one(inputs))
+    for _ in range(12):
+        start = time.perf_counter()
+        run(first)
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[2:])
+
+
+def _compare_bytes(job, run, expected, tolerance):
     """Compares `serving_bytes` with Pillow's pictures in the Keras model."""
-    answer = serving.classify(path, [f.read_bytes() for f in PICTURES])
-    inputs, *_ = _inputs(model, transform, PICTURES, job.side)
-    (expected,) = keras.tree.flatten(_predicted(model, inputs))
+    data = [file.read_bytes() for file in PICTURES]
+    answer = run({"pictures": data}, "serving_bytes")
+    expected = expected[: len(PICTURES)]  # the first of `job.samples`
     best = -np.sort(-expected)[:, : job.top]
     difference = np.abs(answer["scores"] - best).max() / np.abs(best).max()
     # A pixel in five hundred is rounded differently.

@@ -152,9 +152,10 @@ def _load_saved_model(path):
 
     model = tf.saved_model.load(str(path))
 
-    def run(images, model=model):  # else its variables are collected
+    # A default, as without its model a signature loses its variables.
+    def run(images, signature="serving_default", model=model):
         inputs = {n: tf.constant(x) for n, x in _named(images).items()}
-        outputs = model.signatures["serving_default"](**inputs)
+        outputs = model.signatures[signature](**inputs)
         return _single({name: y.numpy() for name, y in outputs.items()})
 
     return f"TensorFlow {tf.__version__}", run

@@ -217,23 +217,6 @@ def transform(data, checkpoint, max_pixels=MAX_PIXELS):
     return (pixels / 255.0 - mean) / std
 
 
-def classify(path, pictures):
-    """Asks the signature `serving_bytes` of a version, without a server.
-
-    Args:
-        path: Folder of the version.
-        pictures: List of encoded pictures, bytes.
-
-    Returns:
-        The signature's outputs as NumPy arrays.
-    """
-    import tensorflow as tf
-
-    model = tf.saved_model.load(str(path))
-    outputs = model.signatures["serving_bytes"](tf.constant(pictures))
-    return {name: value.numpy() for name, value in outputs.items()}
-
-
 def write_warmup(path, requests):
     """Writes the requests that TensorFlow Serving answers before any other.
 
