@@ -521,9 +521,16 @@ def test_the_fastest_must_agree(least, tmp_path, monkeypatch):
     )
     everything = {"onnx": wrong, "saved_model": formats.FORMATS["saved_model"]}
     monkeypatch.setattr(fastest, "FORMATS", everything)
+    predict, calls = keras.Model.predict, []
+    monkeypatch.setattr(
+        keras.Model,
+        "predict",
+        lambda *args, **options: calls.append(1) or predict(*args, **options),
+    )
     options = dict(calibration=photographs(32), precision="float32")
     report = export(least, tmp_path, "fastest", **options)
     assert report.path == tmp_path / "saved_model" / "1"
+    assert len(calls) == 2  # however many are compared
     assert (tmp_path / "saved_model" / "batching_parameters.txt").exists()
     del everything["saved_model"]
     with pytest.raises(ValueError, match=r"must lose at most 0.5 %.*max_loss"):

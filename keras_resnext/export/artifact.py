@@ -175,7 +175,6 @@ def export(
         "labels": labels,
         "top": top,
         "calibration": calibration,
-        "tolerance": tolerance,
         "max_pixels": max_pixels,
     }
     if keras.backend.backend() != "tensorflow":
@@ -184,7 +183,8 @@ def export(
             row = preprocessing.eval_transform(checkpoint).checkpoint
             options["checkpoint"] = row
         options |= {"path": path, "format": format, "precision": precision}
-        options |= {"version": version, "batch": batch, "max_loss": max_loss}
+        options |= {"version": version, "tolerance": tolerance}
+        options |= {"batch": batch, "max_loss": max_loss}
         return elsewhere.export(model, options)
     if format == "fastest":
         require(
@@ -193,43 +193,27 @@ def export(
             "Choose a format, or rename the folder.",
             version=version,
         )
-        return _fastest(model, path, precision, batch, max_loss, options)
-    options["version"] = version
-    report = _export(model, path, format, precision or "float32", **options)
+        precisions = fastest.checked(precision, batch, max_loss)
+        return _fastest(
+            model, path, precisions, batch, max_loss, tolerance, options
+        )
+    precision = precision or "float32"
+    _check_arguments(model, format, precision, calibration, top)
+    final = destination(pathlib.Path(path), format, version)
+    job, _, notes = _job(model, **options)
+    expected = _expected(model, job.samples)
+    report = _export(job, final, format, precision, tolerance, expected)
+    report = dataclasses.replace(report, notes=notes + report.notes)
     print(report)
     return report
 
 
-def _fastest(model, path, precisions, batch, max_loss, options):
+def _fastest(model, path, precisions, batch, max_loss, tolerance, options):
     """Chooses among all formats; the arguments are those of `export`."""
-    if isinstance(precisions, str):
-        precisions = [precisions]
-    precisions = list(precisions or fastest.PRECISIONS)
-    known = {p for kind in FORMATS.values() for p in kind.precisions}
-    require(
-        set(precisions) <= known,
-        f"`precision` must be some of {', '.join(sorted(known))} for fastest",
-        "Leave it out for the usual ones.",
-        precision=precisions,
-    )
-    require(
-        isinstance(batch, int) and batch > 0,
-        "`batch` must be a positive integer",
-        "Leave it out for 1.",
-        batch=batch,
-    )
-    require(
-        max_loss >= 0,
-        "`max_loss` must be a percentage, 0 or more",
-        "Leave it out for 0.5.",
-        max_loss=max_loss,
-    )
-    calibration = options["calibration"]
+    calibration, top = options["calibration"], options["top"]
     if calibration is None:
         precisions = [p for p in precisions if p != "int8"]
-    _check_arguments(
-        model, "saved_model", "float32", calibration, options["top"]
-    )
+    _check_arguments(model, "saved_model", "float32", calibration, top)
     for one, those in (("input", model.inputs), ("output", model.outputs)):
         require(
             len(those) == 1,
@@ -237,75 +221,52 @@ def _fastest(model, path, precisions, batch, max_loss, options):
             "Choose a format.",
             number=len(those),
         )
-    row, labels = _classes(model, options["checkpoint"], options["labels"])
-    side = _side(model, row)
-    transform = _transform(model, row, side, options["max_pixels"])
     for name, kind in FORMATS.items():
         if name != "saved_model":  # gets a new version
             destination(pathlib.Path(path, kind.file), name, None)
-    pictures = PICTURES if calibration is None else calibration
-    inputs, files, notes = _inputs(model, transform, pictures, side)
-    images = inputs["images"]
-    truth = fastest.labels_of(calibration, files, labels)
-    if calibration is not None:
-        options["calibration"] = images
+    job, files, notes = _job(model, **options)
     for note in notes:
         print(note)
-    expected = np.asarray(model.predict(images, batch_size=8, verbose=0))
+    compared = expected = _expected(model, job.samples)
+    if calibration is not None:
+        expected = _expected(model, job.calibration)
 
     def write(path, format, precision):
+        _check_arguments(model, format, precision, calibration, top)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _export(model, path, format, precision, **options)
+        final = destination(path, format, None)
+        return _export(job, final, format, precision, tolerance, compared)
 
     return fastest.choose(
         write,
         pathlib.Path(path),
-        images,
-        expected,
-        truth,
+        (job.calibration or job.samples)["images"],
+        *expected,
+        fastest.labels_of(calibration, files, job.labels),
         batch,
         max_loss,
         precisions,
     )
 
 
-def _export(
-    model,
-    path,
-    format,
-    precision,
-    *,
-    checkpoint,
-    labels,
-    top,
-    calibration,
-    tolerance,
-    max_pixels,
-    version=None,
-):
-    """Writes and proves one artifact, and says nothing: see `export`."""
-    kind = _check_arguments(model, format, precision, calibration, top)
-    final = destination(pathlib.Path(path), format, version)
+def _job(model, checkpoint, labels, top, calibration, max_pixels):
+    """Returns what all formats need, the pictures' files, and notes.
+
+    The job still has the model itself, and no precision but its own.
+    """
     row, labels = _classes(model, checkpoint, labels)
     side = _side(model, row)
     transform = _transform(model, row, side, max_pixels)
-    samples, _, skipped = _inputs(model, transform, PICTURES, side)
+    samples, files, notes = _inputs(model, transform, PICTURES, side)
     if calibration is not None:
-        calibration, _, skipped = _inputs(model, transform, calibration, side)
+        calibration, files, notes = _inputs(model, transform, calibration, side)
         samples = {
             name: np.concatenate([x, calibration[name][:_COMPARED]])
             for name, x in samples.items()
         }
-    dtype = precision if format == "saved_model" else "float32"
-    new = folded(model, dtype, bits=format == "saved_model")
-    if precision == "bfloat16" and not processor.computes_bfloat16():
-        skipped += (
-            "bfloat16 is emulated here, by a processor with "
-            f"{processor.instruction_set()}; it is fast with AMX or AVX-512's.",
-        )
     job = Job(
-        new,
-        precision,
+        model,
+        "float32",
         side,
         samples,
         calibration,
@@ -314,18 +275,44 @@ def _export(
         top,
         max_pixels,
     )
+    return job, files, notes
+
+
+def _export(job, final, format, precision, tolerance, expected):
+    """Writes and proves one artifact, and says nothing.
+
+    Args:
+        job: What `_job` returned.
+        final: What `destination` returned.
+        format: As for `export`.
+        precision: As for `export`.
+        tolerance: As for `export`.
+        expected: What the model makes of the job's samples.
+
+    Returns:
+        Its `Report`.
+    """
+    kind = FORMATS[format]
+    dtype = precision if format == "saved_model" else "float32"
+    new = folded(job.model, dtype, bits=format == "saved_model")
+    job = dataclasses.replace(job, model=new, precision=precision)
+    notes = ()
+    if precision == "bfloat16" and not processor.computes_bfloat16():
+        notes = (
+            "bfloat16 is emulated here, by a processor with "
+            f"{processor.instruction_set()}; it is fast with AMX or AVX-512's.",
+        )
     if tolerance is None:
         tolerance = _TOLERANCE[precision]
-    expected = _expected(model, samples)
     # A version that another process has written meanwhile may serve already.
     with moved(final, new=format == "saved_model") as part:
         with writing(final), _converting(format, new):
-            notes = skipped + (kind.write(job, part) or ())
+            notes += kind.write(job, part) or ()
         with _converting(format, new):
             runtime, run = kind.load(part)
-            outputs = run(samples)  # all at once: the batch is variable
+            outputs = run(job.samples)  # all at once: the batch is variable
         facts = _compare(job, runtime, outputs, expected, tolerance)
-        latency = _latency(run, samples)
+        latency = _latency(run, job.samples)
         if job.checkpoint and format == "saved_model":
             notes += _compare_bytes(job, run, *expected, tolerance)
         with writing(final):
@@ -383,7 +370,7 @@ def check_format(format, precision):
 
 
 def _check_arguments(model, format, precision, calibration, top):
-    """Checks the arguments that need no file; returns the `Format`."""
+    """Checks the arguments that need no file."""
     check_format(format, precision)
     require(
         precision != "int8" or calibration is not None,
@@ -398,7 +385,6 @@ def _check_arguments(model, format, precision, calibration, top):
         top=top,
     )
     _check_model(model, format)
-    return FORMATS[format]
 
 
 def _check_model(model, format):

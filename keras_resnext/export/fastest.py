@@ -48,6 +48,45 @@ class Candidate:
         return statistics.median(self.times)
 
 
+def checked(precisions, batch, max_loss):
+    """Checks what is for "fastest" alone.
+
+    Args:
+        precisions: One, several, or `None` for the usual ones.
+        batch: As for `choose`.
+        max_loss: As for `choose`.
+
+    Returns:
+        The precisions as a list.
+
+    Raises:
+        ValueError: If one is out of its range.
+    """
+    if isinstance(precisions, str):
+        precisions = [precisions]
+    precisions = list(precisions or PRECISIONS)
+    known = {p for kind in FORMATS.values() for p in kind.precisions}
+    require(
+        set(precisions) <= known,
+        f"`precision` must be some of {', '.join(sorted(known))} for fastest",
+        "Leave it out for the usual ones.",
+        precision=precisions,
+    )
+    require(
+        isinstance(batch, int) and batch > 0,
+        "`batch` must be a positive integer",
+        "Leave it out for 1.",
+        batch=batch,
+    )
+    require(
+        max_loss >= 0,
+        "`max_loss` must be a percentage, 0 or more",
+        "Leave it out for 0.5.",
+        max_loss=max_loss,
+    )
+    return precisions
+
+
 def choose(write, path, images, expected, labels, batch, max_loss, precisions):
     """Writes what this machine can run, and keeps the fastest.
 
