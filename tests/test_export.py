@@ -1449,7 +1449,17 @@ def text(tree):
             {"checkpoint": "resnext50_32x4d", "labels": list("abcdefghij")},
             "must take images of 288x288 pixels.*input_shape=.32, 32, 3",
         ),
-        ({"calibration": []}, "`calibration` must be one picture or more"),
+        *(
+            ({"calibration": nothing}, "`calibration` must be one picture or m")
+            for nothing in (
+                *([], 5, np.zeros((0, 32, 32, 3))),
+                {"images": np.full((2, 32, 32, 3), np.nan).tolist()},
+            )
+        ),
+        *(
+            ({"calibration": path}, "must be a folder of .*Pass one picture as")
+            for path in (formats.PICTURES[0], "nowhere", "pictures.npz")
+        ),
         (
             {"calibration": np.zeros((2, 8, 8, 3))},
             r"must be inputs \[\(32, 32, 3\)\], as .*calibration_shapes=",
@@ -1460,6 +1470,16 @@ def test_bad_arguments(small, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         export(small, tmp_path / "artifact", **arguments)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", formats.FORMATS)
+def test_outputs_that_are_one_or_the_input(format, small, tmp_path):
+    pytest.importorskip(PACKAGES[format], reason="a runtime is missing")
+    scores = small.output
+    outputs = {"a": scores, "b": scores, "pictures": small.input}
+    model = keras.Model(small.input, outputs)
+    report = export(model, tmp_path / "artifact", format)
+    assert report.max_difference < 1e-4
 
 
 def test_own_classes_and_limit_of_pixels(least, tmp_path):

@@ -1,5 +1,7 @@
 """Folding, on the models that people make of our networks."""
 
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -346,3 +348,46 @@ def test_what_cannot_be_folded():
     model.layers[0].quantize("int8")
     with pytest.raises(ValueError, match="must not have been quantised"):
         fold(outer)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "uint8"])
+def test_inputs_of_another_type(dtype):
+    model = net()
+    images = (255 * IMAGES).astype(dtype)
+    folded = fold(model)
+    for predict in ("predict", "predict_on_batch"):
+        np.testing.assert_allclose(
+            getattr(folded, predict)(images),
+            getattr(model, predict)(images),
+            rtol=1e-4,
+        )
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="Keras's own sentence"
+)
+def test_inputs_of_another_size():
+    with pytest.raises(ValueError, match=r"shape \(None, 8, 8, 3\) is requ"):
+        fold(net()).predict_on_batch(IMAGES[:, :6])
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_several_inputs_by_name(named):
+    last, first = (keras.Input((2,), name=name) for name in ("z", "a"))
+    inputs = {"z": last, "a": first} if named else [last, first]
+    model = keras.Model(inputs, layers.Subtract()([last, first]))
+    data = {"a": np.ones((3, 2), "float32"), "z": np.zeros((3, 2), "float32")}
+    np.testing.assert_array_equal(fold(model).predict(data), -data["a"])
+
+
+@pytest.mark.parametrize("way", ["save", "pickle", "config"])
+def test_what_is_folded_is_not_saved(way, tmp_path):
+    folded = fold(net())
+    with pytest.raises(ValueError, match="Save the model that was folded"):
+        if way == "save":
+            folded.save(tmp_path / "net.keras")
+        elif way == "pickle":
+            pickle.dumps(folded)
+        else:
+            folded.get_config()
+    assert not list(tmp_path.iterdir())

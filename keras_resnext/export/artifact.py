@@ -1,5 +1,6 @@
 """Ships models: every format, each loaded again and compared."""
 
+import collections.abc
 import contextlib
 import dataclasses
 import importlib
@@ -565,18 +566,15 @@ def _inputs(model, transform, pictures, side):
     """Returns inputs by their names, the pictures, and notes."""
     names = input_names(model)
     files, notes = (), ()
-    if isinstance(pictures, dict):
-        arrays = [pictures.get(name) for name in names]
+    if isinstance(pictures, collections.abc.Mapping):
+        arrays = [
+            np.asarray(pictures[name]) if name in pictures else None
+            for name in names
+        ]
     elif isinstance(pictures, np.ndarray):
         arrays = [pictures]
     else:
         made, files, notes = _transformed(transform, pictures)
-        require(
-            len(made) > 0,
-            "`calibration` must be one picture or more",
-            "Check the folder.",
-            calibration=pictures,
-        )
         made = np.stack(made)
         # Each input gets the picture after the one before it has.
         arrays = [
@@ -591,6 +589,12 @@ def _inputs(model, transform, pictures, side):
         "Pass what `model.predict` takes, by the names of the inputs if there "
         "are several, or paths of pictures.",
         calibration_shapes=shapes,
+    )
+    require(
+        arrays[0].size and all(np.isfinite(array).all() for array in arrays),
+        "`calibration` must be one picture or more, of finite numbers",
+        "Check what makes the arrays.",
+        calibration=f"{len(arrays[0])} of them",
     )
     if _takes_levels(model):
         arrays = [np.rint(array) for array in arrays]
@@ -615,14 +619,34 @@ def _arranged(pictures, x, side):
 def _transformed(transform, pictures):
     """Returns inputs, their pictures, and a note of what else was there."""
     if not isinstance(pictures, (str, os.PathLike)):
-        return [transform(picture) for picture in pictures], pictures, ()
+        iterable = isinstance(pictures, collections.abc.Iterable)
+        kept = list(pictures) if iterable else []
+        require(
+            kept,
+            "`calibration` must be one picture or more",
+            "Pass a folder, a list of paths, or an array.",
+            calibration=pictures,
+        )
+        return [transform(picture) for picture in kept], kept, ()
     made, kept, skipped = [], [], []
+    require(
+        os.path.isdir(pictures),
+        "`calibration` must be a folder of pictures",
+        "Pass one picture as `[path]`; of .npz its array.",
+        calibration=os.fspath(pictures),
+    )
     for path in pillow.files_in(pathlib.Path(pictures)):
         try:
             made.append(transform(path))
             kept.append(path)
         except ValueError:  # a README.md
             skipped.append(path.name)
+    require(
+        made,
+        "`calibration` must be one picture or more",
+        f"None of its {len(skipped)} files can be decoded: check the folder.",
+        calibration=os.fspath(pictures),
+    )
     if not skipped:
         return made, kept, ()
     names = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")

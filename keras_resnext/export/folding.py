@@ -133,11 +133,24 @@ class _Folded(keras.Model):
             "was folded, and fold it again."
         )
 
+    def get_config(self):
+        raise ValueError(
+            "A model that can be saved is required, not what `fold` returned. "
+            f"Received: model={self.name!r}. Save the model that was folded, "
+            "and fold it again, or `export` it."
+        )
+
+    def save(self, *_, **__):
+        self.get_config()  # which Keras asks for when the file has begun
+
     def predict_step(self, data, *rest):
         if keras.backend.backend() != "tensorflow":
             return super().predict_step(data, *rest)
         inputs, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        outputs = self._frozen(*keras.tree.flatten(inputs)).values()
+        if isinstance(inputs, dict) and not isinstance(self.input, dict):
+            inputs = [inputs[own.name] for own in self.inputs]
+        given = map(_cast, keras.tree.flatten(inputs), self.inputs)
+        outputs = self._frozen(*given).values()
         return keras.tree.pack_sequence_as(self.output, list(outputs))
 
     @functools.cached_property
@@ -146,6 +159,18 @@ class _Folded(keras.Model):
 
         with tf.init_scope():  # also while a graph is being traced
             return frozen(self)
+
+
+def _cast(given, own):
+    """Returns an input in the type of the model's own, as Keras casts."""
+    require(
+        given.shape.is_compatible_with(own.shape),
+        f"An input of the shape {own.shape} is required",
+        "Resize the pictures, or build the model for any size.",
+        shape=tuple(given.shape),
+    )
+    given.set_shape(own.shape)  # Keras traces without the sizes that varied
+    return keras.ops.cast(given, own.dtype)
 
 
 def input_names(model):

@@ -629,8 +629,9 @@ def _load_openvino(path):
     version = openvino.__version__.partition("-")[0]
     return f"OpenVINO {version}", lambda images: _single(
         {
-            y.get_any_name(): array
+            name: array
             for y, array in compiled(_named(images)).items()
+            for name in y.get_names()
         }
     )
 
