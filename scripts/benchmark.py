@@ -411,7 +411,11 @@ def parse_arguments():
     one.add_argument("path", type=console.path, help="what `export` wrote")
     one.add_argument("--grpc", help="host and port of TensorFlow Serving")
     one.add_argument("--model", default="resnext50", help="its name there")
-    one.add_argument("--side", type=console.SIDE, default=224, help="pixels")
+    one.add_argument(
+        "--side",
+        type=console.SIDE,
+        help="pixels (default: what the model says it takes, or 224)",
+    )
     one.add_argument(
         "--clients",
         type=whole,

@@ -10,10 +10,12 @@ Prints a line for each picture: its name and its best classes, or why it could
 not be read or decoded; the exit status is 1 if there was such a picture.
 """
 
+import argparse
 import base64
 import math
 import re
 import sys
+import urllib.parse
 
 __keras_later__ = True  # never here
 
@@ -34,7 +36,9 @@ def parse_arguments():
     parser.add_argument(
         "pictures", nargs="+", type=console.path, help="files or folders"
     )
-    parser.add_argument("--model", required=True, help="its name on the server")
+    parser.add_argument(
+        "--model", type=_name, required=True, help="its name on the server"
+    )
     server = parser.add_mutually_exclusive_group()
     server.add_argument(
         "--rest", default="http://localhost:8501", help="URL of the server"
@@ -58,6 +62,12 @@ def parse_arguments():
     return parser.parse_args()
 
 
+def _name(text):
+    if not text:  # as of a shell's variable that is not set
+        raise argparse.ArgumentTypeError("the name must not be empty")
+    return text
+
+
 def rest(url, model, timeout):
     """Returns a function from encoded pictures to answers, over REST."""
     if not re.match("https?://", url):
@@ -65,7 +75,7 @@ def rest(url, model, timeout):
             "A server that answers is required. Received: "
             f"--rest={url}. Begin it with http:// or https://."
         )
-    session = requests.Session()
+    session, model = requests.Session(), urllib.parse.quote(model, safe="")
 
     def ask(pictures):
         encoded = [base64.b64encode(p).decode("ascii") for p in pictures]
@@ -96,11 +106,7 @@ def rest(url, model, timeout):
                 "--timeout."
             ) from error
         except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"A model with the signature {SIGNATURE} is required. "
-                f"Received: another answer from {url} ({error!r}). Check "
-                "--model and --rest."
-            ) from error
+            raise _another_answer(url, repr(error)) from error
 
     return ask
 
@@ -137,14 +143,16 @@ def grpc(target, model, timeout):
             ) from error
         names = ("labels", "scores", "errors")
         if not outputs.keys() >= set(names):
-            raise ValueError(
-                f"A model with the signature {SIGNATURE} is required. "
-                f"Received: another answer from {target}. Check --model."
+            raise _another_answer(target, f"with {', '.join(outputs)}")
+        try:
+            labels, scores, errors = (
+                tf.make_ndarray(outputs[name]) for name in names
             )
-        labels, scores, errors = (tf.make_ndarray(outputs[n]) for n in names)
-        texts = [[label.decode("utf-8") for label in row] for row in labels]
-        errors = [error.decode("utf-8") for error in errors]
-        return list(zip(texts, scores, errors, strict=True))
+            texts = [[label.decode() for label in row] for row in labels]
+            errors = [error.decode() for error in errors]
+            return list(zip(texts, scores, errors, strict=True))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise _another_answer(target, error) from error
 
     return ask
 
@@ -157,7 +165,8 @@ def _refusal(server, reason, count):
         reason: Its status and its words.
         count: Number of pictures that were sent.
     """
-    if re.search("larger than maximum input batch size|exceeds", reason):
+    reason = reason[:300]  # it may be a whole page
+    if re.search("larger than maximum input batch size", reason):
         return ValueError(
             "A batch must not be larger than what the server takes. Received: "
             f"--batch-size for {count} pictures at once from {server} "
@@ -166,7 +175,16 @@ def _refusal(server, reason, count):
         )
     return OSError(
         "A server that answers is required. Received: "
-        f"{server} ({reason}). Start it, or check the address and --model."
+        f"{server} ({reason}). Start it, or check the address, --model and "
+        "--timeout."
+    )
+
+
+def _another_answer(server, fault):
+    return ValueError(
+        f"A model with the signature {SIGNATURE} is required. Received: "
+        f"another answer from {server} ({fault}). Check --model and the "
+        "address."
     )
 
 
@@ -216,10 +234,7 @@ def describe(answer, server):
         if not all(math.isfinite(score) for _, score in pairs):
             raise ValueError("scores that are no numbers")
     except (TypeError, ValueError) as fault:
-        raise ValueError(
-            f"A model with the signature {SIGNATURE} is required. Received: "
-            f"another answer from {server} ({fault}). Check --model."
-        ) from fault
+        raise _another_answer(server, fault) from fault
     return error or ", ".join(f"{label} {score:.1%}" for label, score in pairs)
 
 

@@ -288,7 +288,7 @@ def test_serve_asks_from_many_clients(tmp_path):
     )
     export(model, tmp_path / "served", checkpoint="resnext29/cifar10")
     answer = run(
-        *("serve", tmp_path / "served", "--side", 32, "--clients", 1, 3),
+        *("serve", tmp_path / "served", "--clients", 1, 3),
         *("--seconds", 0.2, "--out", tmp_path / "out"),
     )
     assert answer.returncode == 0, answer.stderr

@@ -26,6 +26,7 @@ import threading
 import keras
 import numpy as np
 import pytest
+import requests
 from google.protobuf import (
     descriptor_pb2,
     descriptor_pool,
@@ -1064,9 +1065,25 @@ def test_grpc_client(artifact, folder, monkeypatch, capsys):
     )
 
     path = artifact("small", "saved_model").path
+    usual = {"labels": [[b"a"]], "scores": [[0.5]], "errors": [b""]}
+    others = {}
+    for name, outputs in {
+        "one axis": {"labels": [b"a"]},
+        "numbers": {"labels": [[1]]},
+        "errors as numbers": {"errors": [0]},
+        "one error": {"errors": b""},
+        "no errors": {"errors": np.zeros(0, object)},
+        "bytes": {"labels": [[b"\xff"]]},
+    }.items():
+        others[name] = predict_pb2.PredictResponse()
+        for output, value in (usual | outputs).items():
+            proto = tf.make_tensor_proto(value)
+            others[name].outputs[output].CopyFrom(proto)
 
     class Servicer(prediction_service_pb2_grpc.PredictionServiceServicer):
         def Predict(self, request, context):
+            if request.model_spec.name in others:
+                return others[request.model_spec.name]
             if request.model_spec.name != "m":
                 context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
             assert request.model_spec.signature_name == "serving_bytes"
@@ -1092,6 +1109,11 @@ def test_grpc_client(artifact, folder, monkeypatch, capsys):
             monkeypatch, capsys, folder, *options, "--model", "other"
         )
         assert f"--grpc={target} (NOT_FOUND: no such model). Start it" in code
+        for name in others:
+            code, _ = classify_with_client(
+                monkeypatch, capsys, folder, *options, "--model", name
+            )
+            assert f"another answer from {target} (" in code
     finally:
         server.stop(None).wait()
 
@@ -1166,6 +1188,7 @@ def test_client_says_what_is_missing(monkeypatch, paths, message):
     [
         ("Task size 64 is larger than maximum input batch size 32", "smaller"),
         ("failed to connect to all addresses", "Start it, or check the addr"),
+        ("503: exceeds quota", "Start it, or check the address"),
     ],
 )
 def test_client_says_the_way_out(reason, advice):
@@ -1196,6 +1219,26 @@ def test_grpc_client_names_missing_packages(monkeypatch):
 def test_answers_of_another_model(answer):
     with pytest.raises(ValueError, match=r"another answer from h:1 .*--model"):
         script("serving_client").describe(answer, "h:1")
+
+
+def test_a_page_is_cut_and_a_name_is_quoted(monkeypatch):
+    asked = []
+
+    def post(self, url, **_):
+        asked.append(url)
+        answer = requests.Response()
+        answer.status_code, answer._content = 404, b"<html>" * 1000
+        return answer
+
+    monkeypatch.setattr(requests.Session, "post", post)
+    ask = script("serving_client").rest("http://h:1", "a b/c?d", 1)
+    with pytest.raises(OSError) as error:
+        ask([b""])
+    assert len(str(error.value)) < 500
+    assert asked == ["http://h:1/v1/models/a%20b%2Fc%3Fd:predict"]
+    monkeypatch.setattr(sys, "argv", ["client", ".", "--model", ""])
+    with pytest.raises(SystemExit):
+        script("serving_client").parse_arguments()
 
 
 def test_addresses_begin_with_http(monkeypatch):

@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
+import json
 import multiprocessing
 import time
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from benchmarks import compare, tasks, worker
 from common import files
+from keras_resnext.commands import console
 
 # From a configuration's name to the threads inside of an operation and the
 # operations at once; docs/serving.md has the server's flags for both.
@@ -23,6 +25,7 @@ CONFIGURATIONS = {
     "least latency": (tasks.THREADS, 1),
     "most pictures a second": (1, tasks.THREADS),
 }
+_SIDE = 224  # pixels, of a model that does not say it
 _TIMEOUT = 300  # seconds that an answer may take
 
 
@@ -56,6 +59,8 @@ class Row:
 
 def serve(arguments):
     """Measures pictures/s and latency of a server with many clients."""
+    packages = ("tensorflow", "grpc", "tensorflow_serving")
+    console.require_packages("export", *packages)
     services = dict.fromkeys([arguments.grpc] if arguments.grpc else ())
     if not services:
         path = _newest(arguments.path)
@@ -63,7 +68,8 @@ def serve(arguments):
             name: (path, *threads) for name, threads in CONFIGURATIONS.items()
         }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    requests = _requests(arguments.model, arguments.side)
+    side = arguments.side or _side(*services.values())
+    requests = _requests(arguments.model, side)
     rows = []
     for name, service in services.items():
         with _running(service) as target:
@@ -83,15 +89,26 @@ def serve(arguments):
 
 def _newest(folder):
     """Returns the version of a servable that a server would take."""
-    inside = folder.iterdir() if folder.is_dir() else ()
-    versions = [path for path in inside if path.name.isdigit()]
+    from keras_resnext.export import serving
+
+    versions = serving.versions(folder)
     if not versions:
         raise ValueError(
             "A folder that `export` wrote as a SavedModel is required. "
             f"Received: {folder}. Write one with `keras-resnext export "
             "resnext50_32x4d --weights random --out served/resnext50`."
         )
-    return max(versions, key=lambda path: int(path.name))
+    return versions[max(versions)]
+
+
+def _side(service, *_):
+    """Returns the side of the pictures of a model, as far as it says it."""
+    from keras_resnext.export import serving
+
+    facts = service and serving.facts_of(service[0])
+    if not facts or not facts.exists():
+        return _SIDE
+    return json.loads(facts.read_text("utf-8"))["crop"]
 
 
 def _requests(model, side):
@@ -129,7 +146,7 @@ def _stub(target):
             raise ValueError(
                 "A server that answers is required. Received: "
                 f"{error.code().name} from {target} ({error.details()}). "
-                "Start it, or check --grpc and --model."
+                "Start it, or check --grpc, --model and --side."
             ) from error
 
     return ask
