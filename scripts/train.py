@@ -71,7 +71,27 @@ def parse_arguments():
     if len(given.get("sizes", ())) > 1:  # one for each epoch
         given.setdefault("epochs", len(given["sizes"]))
     recipe = dataclasses.replace(recipes.RECIPES[args.recipe], **given)
+    _check_fields(parser, given, recipe)
     return args, recipe
+
+
+def _check_fields(parser, given, recipe):
+    """Ends the process if a field that was given cannot do what it says."""
+    for name in given.keys() & recipes.GO_WITH:
+        other, wanted = recipes.GO_WITH[name]
+        found = getattr(recipe, other)
+        if found != wanted if wanted else not found:
+            wanted = f"{_option(other)} {wanted or ''}".strip()
+            parser.error(
+                f"{_option(name)} has an effect only with {wanted}. Received: "
+                f"{_option(name)} without it. Pass both or neither."
+            )
+    milestones = given.get("milestones", ())
+    if list(milestones) != sorted(set(milestones)):
+        parser.error(
+            "--milestones must be in rising order. Received: "
+            f"{' '.join(map(str, milestones))}. Sort them."
+        )
 
 
 def _add_options(parser):
@@ -146,12 +166,17 @@ def _add_fields(group):
     meaning = recipes.descriptions()
     for field in dataclasses.fields(recipes.Recipe)[1:]:
         group.add_argument(
-            f"--{field.name.replace('_', '-')}",
+            _option(field.name),
             help=f"{meaning[field.name]}\n(default: the recipe's)".replace(
                 "%", "%%"
             ),
             **_kind(field),
         )
+
+
+def _option(name):
+    """Returns the option of a recipe's field."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _kind(field):

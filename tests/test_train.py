@@ -714,6 +714,65 @@ def test_the_papers_rate_falls_to_a_tenth_twice():
         models.make_optimizer(wrong, 3000)
 
 
+def test_steps_without_milestones_are_a_constant_rate(variables):
+    recipe = dataclasses.replace(
+        recipes.RECIPES["paper_cifar"], milestones=(), learning_rate=0.05
+    )
+    optimizer = models.make_optimizer(recipe, 3000)
+    optimizer.build(variables)
+    for step in (0, 2999):
+        optimizer.iterations.assign(step)
+        assert float(optimizer.learning_rate) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--milestones 0.5", "an effect only with --schedule steps"),
+        (
+            "--recipe rsb_a2 --no-nesterov",
+            "an effect only with --optimizer sgd",
+        ),
+        (
+            "--augment trivial --magnitude 7",
+            "an effect only with --augment rand",
+        ),
+        ("--dropout 0.5", "an effect only with --new-top"),
+        ("--unfreeze-lr 0.1", "an effect only with --unfreeze-epochs"),
+        (
+            "--recipe paper_cifar --milestones 0.75 0.5",
+            "must be in rising order. Received: 0.75 0.5. Sort them.",
+        ),
+        ("--recipe paper_cifar --milestones 0.5 0.5", "in rising order"),
+    ],
+)
+def test_fields_without_effect_are_refused(tmp_path, run_here, words, sentence):
+    out = tmp_path / "run"
+    line = ("--data", tmp_path / "none", "--out", out, *words.split())
+    result = run_here(train.main, *line)
+    assert result.returncode == 2
+    assert sentence in result.stderr and not out.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--schedule steps --warm-up 0",
+        "--schedule steps --milestones 0.3 0.6",
+        "--recipe paper_cifar --milestones 0 0.5 1",
+        "--recipe rsb_a2 --magnitude 3",
+        "--recipe finetune --dropout 0 --unfreeze-epochs 1 --unfreeze-lr 0.1",
+        # What a recipe holds is not given here.
+        "--recipe rsb_a2 --augment none",
+        "--recipe paper_cifar --schedule cosine",
+    ],
+)
+def test_fields_that_go_together_are_taken(monkeypatch, words):
+    line = ["train.py", "--data", "none", "--out", "run", *words.split()]
+    monkeypatch.setattr(sys, "argv", line)
+    train.parse_arguments()
+
+
 def test_weights_decay_as_through_the_momentum():
     recipe = dataclasses.replace(
         recipes.RECIPES["paper_cifar"], weight_decay=1e-3

@@ -81,11 +81,13 @@ def make_optimizer(recipe, steps):
             warmup_target=recipe.learning_rate if warm_up else None,
             warmup_steps=warm_up,
         )
-    elif warm_up:
+    elif recipe.warm_up:
         raise ValueError(
             "A warm-up goes with --schedule cosine. Received: --warm-up "
-            f"{recipe.warm_up} with steps. Leave it out."
+            f"{recipe.warm_up} with steps. Pass --warm-up 0."
         )
+    elif not recipe.milestones:
+        rate = recipe.learning_rate
     else:
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(
             [round(share * steps) for share in recipe.milestones],

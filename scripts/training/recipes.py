@@ -34,7 +34,8 @@ class Recipe:
         nesterov: Whether that momentum is Nesterov's.
         learning_rate: The largest one, for the batch of an update.
         schedule: `"cosine"` to zero, or `"steps"`: a tenth at each milestone.
-        milestones: Shares of the training, 0..1, where `"steps"` lie.
+        milestones: Shares of the training, 0..1, where `"steps"` lie, in
+            rising order; without any the rate is constant.
         warm_up: Share of the training in which the rate rises from zero.
         weight_decay: As the source states it; not on normalisation and biases.
         ema: Momentum of the weights' moving average, per step; 0 for none.
@@ -137,6 +138,15 @@ NUMBERS = {
     "dropout": _BELOW_1,
     "unfreeze_epochs": COUNT,
     "unfreeze_lr": Number(float, 0, open="least"),
+}
+
+# Fields that count only where another one has this value, or any but none.
+GO_WITH = {
+    "milestones": ("schedule", "steps"),
+    "nesterov": ("optimizer", "sgd"),
+    "magnitude": ("augment", "rand"),
+    "dropout": ("new_top", None),
+    "unfreeze_lr": ("unfreeze_epochs", None),
 }
 
 
