@@ -111,7 +111,9 @@ class Processes:
     """Runs commands side by side, until one fails or this one is stopped.
 
     Attributes:
-        status: That of the first one that failed, as a shell says it, or 0.
+        status: That of the first one that failed, or of the signal that
+            stopped this one, as a shell says them, or 0.
+        stopped: Whether nothing more is to be run.
     """
 
     def __init__(self):
@@ -131,11 +133,13 @@ class Processes:
         for number, handler in self._usual.items():
             signal.signal(number, handler)
 
-    def _note(self, *_):
+    def _note(self, number=0, frame=None):
         self.stopped = True
+        if number:
+            self.status = self.status or 128 + number
 
-    def _stop(self, *_):
-        self.stopped = True
+    def _stop(self, *caught):
+        self._note(*caught)
         for child in list(self._running):  # which threads change
             child.terminate()
 

@@ -3,10 +3,12 @@
 import concurrent.futures
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -149,6 +151,33 @@ def test_what_stops_it_stops_its_training():
         assert not processes.run([sys.executable, "-c", script])
     assert processes.status == 130
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ended", [0, 1])
+def test_a_signal_between_two_trainings(
+    number, ended, tmp_path, monkeypatch, run_here
+):
+    """It is in the status, with or without a result to show."""
+    calls = []
+
+    def train(processes, *_):
+        calls.append(1)
+        if not ended:
+            os.kill(os.getpid(), number)
+            while not processes.stopped:
+                time.sleep(0.01)
+            return None
+        return {"test_accuracy": 0.5, "parameters": 9, "minutes": 1}
+
+    def write(*_):
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(cardinality, "train", train)
+    monkeypatch.setattr(cardinality, "write", write)
+    result = run_here(cardinality.main, "--out", tmp_path / "out")
+    assert result.returncode == 128 + number
+    assert len(calls) < 18 and "| cardinality" not in result.stdout
 
 
 def test_one_that_fails_stops_the_others():
