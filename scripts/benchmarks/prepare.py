@@ -1,7 +1,6 @@
 """Writes what the contenders read: weights, images, logits, artifacts."""
 
 import dataclasses
-import json
 import shutil
 
 import numpy as np
@@ -35,9 +34,7 @@ def prepare(task, artifacts=(), backend="tensorflow"):
 
     from benchmarks import torch_resnext
 
-    row = _architecture(task)
-    facts = json.dumps(dataclasses.asdict(row))
-    (task.folder / "network.json").write_text(facts)
+    row = tasks.network(task)
     net = torch_resnext.Net(row, row.groups, row.classes)
     safetensors.torch.save_file(
         torch_resnext.randomise(net).state_dict(),
@@ -89,18 +86,6 @@ def _export_peer(task, format, precision):
         PEERS[format](task, source, path)
     else:
         shutil.copyfile(source, path)
-
-
-def _architecture(task):
-    """Returns the row of the registry, with the task's groups and width."""
-    from keras_resnext.registry import ARCHITECTURES
-
-    row = ARCHITECTURES[task.network]
-    return dataclasses.replace(
-        row,
-        groups=task.groups or row.groups,
-        width_per_group=task.width_per_group or row.width_per_group,
-    )
 
 
 def _photographs(side):
