@@ -28,26 +28,37 @@ _ONEDNN_BY_DEFAULT = {
 
 
 @functools.cache
+def facts():
+    """Returns what Linux says of the first processor, or an empty dict."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.splitlines())
+    pairs = [(key.strip(), value.strip()) for key, _, value in lines]
+    return dict(reversed(pairs))  # of several the first
+
+
 def flags():
     """Returns the x86 processor's features in Linux's words.
 
     A frozenset; empty on other systems and processors, where it is unknown.
     """
-    info = pathlib.Path("/proc/cpuinfo")
-    if platform.machine() != "x86_64" or not info.exists():
-        return frozenset()
-    for line in info.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "flags":
-            return frozenset(value.split())
-    return frozenset()
+    return frozenset(facts().get("flags", "").split())
+
+
+def name():
+    """Names the processor, as "AMD EPYC 7B13", or what kind it is of."""
+    return (
+        facts().get("model name") or platform.processor() or platform.machine()
+    )
 
 
 def instruction_set():
     """Names the best instructions, as "AVX2"; "unknown" off x86 Linux."""
-    for name, any_of in _KINDS.items():
+    for kind, any_of in _KINDS.items():
         if any_of & flags():
-            return name
+            return kind
     return "unknown"
 
 

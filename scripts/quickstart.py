@@ -11,7 +11,6 @@ pictures come with scikit-image and scikit-learn; no network is needed.
 
 import os
 import pathlib
-import platform
 import shutil
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import numpy as np
 
 import keras_resnext
 from common import pictures
+from keras_resnext import processor
 from keras_resnext.export import export
 
 OUT = pathlib.Path("runs/quickstart")
@@ -168,21 +168,6 @@ def draw(examples, guesses, history, images, labels, model):
     pictures.save(figure, OUT / "quickstart.png")
 
 
-def processor():
-    """Returns the name of this machine's processor, and how many it has."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.partition(": ")[2] for line in lines]
-        name = next(
-            name
-            for line, name in zip(lines, names, strict=True)
-            if line.startswith("model name")
-        )
-    except (OSError, StopIteration):  # on macOS and Windows, and on ARM
-        name = platform.processor() or platform.machine()
-    return f"{os.cpu_count()} processors, {name}"
-
-
 def cpu_seconds():
     """Returns what this process and those that it has run have computed."""
     return sum(os.times()[:4])
@@ -209,7 +194,8 @@ def main():
     print(f"{'SavedModel':30}differs by {difference:.1g} in another process")
     print(
         f"{'time':30}{time.time() - start:.0f} s after the imports, "
-        f"{cpu_seconds():.0f} s of computing ({processor()})"
+        f"{cpu_seconds():.0f} s of computing "
+        f"({os.cpu_count()} processors, {processor.name()})"
     )
     print(f"\nPicture: {OUT / 'quickstart.png'}")
     if guesses[0][0][1] != "cat":

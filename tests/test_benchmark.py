@@ -6,12 +6,14 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
 import pytest
 
 import keras_resnext
+from keras_resnext import processor
 from keras_resnext.registry import ARCHITECTURES
 
 if keras.backend.backend() != "tensorflow":
@@ -112,6 +114,46 @@ def test_report_has_all_that_was_measured(tmp_path):
         "c.json",
         "c.png",
     }
+
+
+CPUINFO = """\
+processor\t: 0
+model name\t: AMD EPYC: 7B13
+flags\t\t: fpu sse2 avx2 fma
+power management:
+
+processor\t: 1
+model name\t: another
+flags\t\t: fpu avx avx2 avx512f
+"""
+ARM = "processor\t: 0\nFeatures\t: fp asimd bf16\n"
+
+
+@pytest.mark.parametrize(
+    "text, name, flags, told",
+    [
+        (CPUINFO, "AMD EPYC: 7B13", "fpu sse2 avx2 fma", ["avx2", "fma"]),
+        (ARM, "a kind", "", ["asimd", "bf16"]),
+        (None, "a kind", "", None),  # as on macOS and Windows
+    ],
+)
+def test_the_processor_is_told(tmp_path, monkeypatch, text, name, flags, told):
+    path = tmp_path / "cpuinfo"
+    if text:
+        path.write_text(text)
+    files = types.SimpleNamespace(Path=lambda _: path)
+    monkeypatch.setattr(processor, "pathlib", files)
+    monkeypatch.setattr(processor.platform, "processor", lambda: "")
+    monkeypatch.setattr(processor.platform, "machine", lambda: "a kind")
+    processor.facts.cache_clear()
+    try:
+        assert processor.name() == name
+        assert processor.flags() == set(flags.split())
+        found = compare.machine()
+    finally:
+        processor.facts.cache_clear()
+    assert (found["cpu"], found.get("flags")) == (name, told)
+    assert f"cpu {name}, " in compare.describe(found)
 
 
 def test_other_outputs_are_not_timed():

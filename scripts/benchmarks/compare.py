@@ -11,7 +11,6 @@ import datetime
 import json
 import multiprocessing
 import os
-import pathlib
 import platform
 import re
 import statistics
@@ -270,18 +269,16 @@ def machine():
         "date": datetime.date.today().isoformat(),
         "machine": platform.machine(),
         "processors": os.cpu_count(),
+        "cpu": processor.name(),
         "instructions": processor.instruction_set(),
         "bfloat16": "native" if processor.computes_bfloat16() else "emulated",
         "python": platform.python_version(),
         "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
         "ONEDNN_MAX_CPU_ISA": os.environ.get("ONEDNN_MAX_CPU_ISA"),
     }
-    info = pathlib.Path("/proc/cpuinfo")  # Linux alone has it
-    if info.exists():
-        text = info.read_text()
-        models = re.findall(r"model name\s*: (.+)", text)
-        flags = re.findall(r"\b(?:avx|amx|fma|sve|asimd|bf16|i8mm)\w*", text)
-        facts["cpu"] = models[0] if models else None
+    text = " ".join(processor.facts().values())
+    flags = re.findall(r"\b(?:avx|amx|fma|sve|asimd|bf16|i8mm)\w*", text)
+    if flags:
         facts["flags"] = sorted(set(flags))
     return facts
 
