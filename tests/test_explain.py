@@ -203,9 +203,20 @@ def test_worst_and_best_are_the_least_and_most_probable_truths():
     assert captions == ["a 20%, taken for b 70%", "a 95%"]
 
 
-def test_confusion_counts():
-    shares = pictures.confusion_shares([0, 0, 0, 0, 2], [0, 0, 0, 2, 1], 3)
-    assert shares.tolist() == [[0.75, 0, 0.25], [0, 0, 0], [0, 1, 0]]
+def test_confusion_counts(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        pictures, "save", lambda figure, _: drawn.append(figure)
+    )
+    pictures.confusion([0, 0, 0, 0, 2], [0, 0, 0, 2, 1], "abc", "none.png")
+    (axis,) = drawn[0].axes
+    shares = axis.images[0].get_array().tolist()
+    assert shares == [[0.75, 0, 0.25], [0, 0, 0], [0, 1, 0]]
+    assert sorted(t.get_text() for t in axis.texts if t.get_text()) == [
+        *("100%", "25%", "75%"),
+    ]
+    assert axis.get_title() == "3 of 5 right"
+    pictures.pyplot().close(drawn[0])
 
 
 def test_pages_of_a_checkpoint(folder, tmp_path, monkeypatch, capsys):

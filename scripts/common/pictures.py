@@ -28,11 +28,15 @@ def confusion(labels, predictions, classes, path):
     from sklearn.metrics import ConfusionMatrixDisplay
 
     count = len(classes)
-    shares = confusion_shares(labels, predictions, count)
     side = min(4 + 0.55 * count, 16)
     figure, axis = plt.subplots(figsize=(side, side), layout="constrained")
     named = count <= _MOST_NAMES
-    display = ConfusionMatrixDisplay(shares, display_labels=classes).plot(
+    display = ConfusionMatrixDisplay.from_predictions(
+        labels,
+        predictions,
+        labels=range(count),
+        normalize="true",
+        display_labels=classes,
         ax=axis,
         cmap="Blues",
         include_values=count <= _MOST_NUMBERS,
@@ -50,25 +54,6 @@ def confusion(labels, predictions, classes, path):
     right = sum(a == b for a, b in zip(labels, predictions, strict=True))
     axis.set_title(f"{right:,} of {len(labels):,} right")
     save(figure, path)
-
-
-def confusion_shares(labels, predictions, count):
-    """Returns the share of each true class that is taken for each class.
-
-    Args:
-        labels: The true classes, integers `(n,)`.
-        predictions: The predicted ones, integers `(n,)`.
-        count: Number of classes.
-
-    Returns:
-        Array `(count, count)`, a row for a true class. A row sums up to 1, or
-        to 0 where there are no pictures of that class.
-    """
-    from sklearn.metrics import confusion_matrix
-
-    return confusion_matrix(
-        labels, predictions, labels=range(count), normalize="true"
-    )
 
 
 def overlays(examples, title, path):
