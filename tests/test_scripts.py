@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import keras_resnext
-from keras_resnext.export import formats, serving
+from keras_resnext.export import formats
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("export is TensorFlow's", allow_module_level=True)
@@ -30,7 +30,8 @@ def test_quickstart_serves_digits(tmp_path, monkeypatch):
     assert quickstart.serve(model, images) < 1e-5
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]
     picture = formats.PICTURES[0].read_bytes()
-    answer = serving.classify(tmp_path / "digits" / "1", [picture])
+    _, run = formats.load(tmp_path / "digits" / "1")
+    answer = run({"pictures": [picture]}, "serving_bytes")
     transform = keras_resnext.eval_transform("resnext29/cifar10")
     scores = np.asarray(model(transform(picture)[np.newaxis]))[0]
     best = np.argsort(-scores)[:5]
