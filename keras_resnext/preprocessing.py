@@ -344,7 +344,7 @@ def eval_transform(checkpoint, max_pixels=MAX_PIXELS):
             alone stands for its `"imagenet"` checkpoint. Or a network on the
             hub, `"hf://USER/NAME"`, whose config.json says how it is tested.
         max_pixels: Greatest number of pixels of a picture, read off its
-            header before it is decoded; each takes about 4 bytes. A picture
+            header before it is decoded; each takes 4 to 9 bytes. A picture
             whose longer side is more than 100 times its shorter one is
             refused as well, so that none has more than `100 * resize**2`
             pixels after resizing.

@@ -454,6 +454,21 @@ def _plain(name):
     return re.sub(r"[\W_]", "", str(name)).lower()
 
 
+def usual(resize, crop=None):
+    """Returns a checkpoint with ImageNet's usual preprocessing at a size.
+
+    Args:
+        resize: Length of the shorter side of the resized picture, in pixels.
+        crop: Side of what is cut out of it, by default all of that.
+
+    Returns:
+        A `Checkpoint` of which only the preprocessing counts: bilinear, with
+        the mean and deviation of `preprocess_input`.
+    """
+    row = CHECKPOINTS["resnext50_32x4d", "imagenet1k_v1"]
+    return dataclasses.replace(row, resize=resize, crop=crop or resize)
+
+
 def require(condition, requirement, advice, **received):
     """Raises a `ValueError` of one form unless the condition holds."""
     if not condition:

@@ -25,6 +25,7 @@ from keras_resnext.export.folding import (
 from keras_resnext.export.formats import FORMATS, PICTURES, Job, one_by_one
 from keras_resnext.export.swap import moved, writing
 from keras_resnext.pillow import MAX_PIXELS
+from keras_resnext.registry import usual
 
 # Of a checkpoint's row, for models that normalise by themselves.
 _LEVELS = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
@@ -552,11 +553,7 @@ def _takes_levels(model):
 
 def _transform(model, row, side, max_pixels):
     """Returns the checkpoint's preprocessing, or ImageNet's usual one."""
-    if row is None:
-        usual = preprocessing.eval_transform(
-            "resnext50_32x4d/imagenet1k_v1"
-        ).checkpoint
-        row = dataclasses.replace(usual, resize=side, crop=side)
+    row = row or usual(side)
     if _takes_levels(model):
         row = dataclasses.replace(row, **_LEVELS)
     return preprocessing.eval_transform(row, max_pixels)

@@ -50,7 +50,8 @@ _FOREIGN = {
     b"PK": ("the beginning of a zip file", "Download it again"),
     b"{": (
         "JSON, as the list of a model's several files",
-        "Load these files, and save their arrays as one `.safetensors`",
+        "Load these files, as by `safetensors.numpy.load_file`, and save "
+        "their arrays together by `save_file`",
     ),
     b"version https://git-lfs": (
         "a pointer of Git LFS",

@@ -1,6 +1,5 @@
 """Writes what the contenders read: weights, images, logits, artifacts."""
 
-import dataclasses
 import shutil
 
 import numpy as np
@@ -91,9 +90,7 @@ def _export_peer(task, format, precision):
 def _photographs(side):
     from keras_resnext import eval_transform
     from keras_resnext.export.formats import PICTURES
+    from keras_resnext.registry import usual
 
-    usual = eval_transform("resnext50_32x4d/imagenet1k_v1").checkpoint
-    transform = eval_transform(
-        dataclasses.replace(usual, resize=side, crop=side)
-    )
+    transform = eval_transform(usual(side))
     return [transform(picture) for picture in PICTURES]

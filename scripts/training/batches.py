@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 
 import keras_resnext
 from keras_resnext import pillow
-from keras_resnext.registry import CHECKPOINTS, IMAGENET_MEAN
+from keras_resnext.registry import IMAGENET_MEAN, usual
 from training import augment
 
 _THREADS = os.cpu_count() or 4
@@ -395,11 +395,7 @@ class Unchanged(keras.utils.PyDataset):
         self.split, self.batch_size = split, batch_size
         crop = recipe.test_size or recipe.sizes[-1]
         self._transform = keras_resnext.eval_transform(
-            dataclasses.replace(
-                CHECKPOINTS["resnext50_32x4d", "imagenet1k_v1"],
-                resize=recipe.test_resize or crop,
-                crop=crop,
-            )
+            usual(recipe.test_resize or crop, crop)
         )
 
     def __len__(self):
