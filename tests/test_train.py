@@ -1257,6 +1257,18 @@ def test_partly_frozen_networks_see_augmented_pictures(split, tmp_path):
     assert phases.with_features(phase, *start) is phase
 
 
+def test_the_backbone_ends_with_its_last_stage():
+    # In the order of letters the tenth comes before the second.
+    model = keras_resnext.ResNeXt(
+        [1] * 9, 1, 64, stem="cifar", planes=1, input_shape=(None, None, 3)
+    )
+    models.freeze(model, "backbone")
+    assert {v.path for v in model.trainable_variables} == {
+        "predictions/kernel",
+        "predictions/bias",
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

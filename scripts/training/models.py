@@ -6,7 +6,7 @@ import keras
 
 import keras_resnext
 from common import files
-from keras_resnext import transfer
+from keras_resnext import copies, nested, transfer
 from keras_resnext.registry import ARCHITECTURES
 
 _MOMENTUM = 0.9
@@ -58,8 +58,7 @@ def build(args, recipe, classes):
 def freeze(model, stage):
     """Freezes all stages up to one; `"backbone"` stands for the last."""
     if stage == "backbone":
-        stages = [layer.name.partition("_")[0] for layer in model.layers]
-        stage = max(name for name in stages if name.startswith("conv"))
+        *_, stage = nested.stages(model)
     if stage:
         transfer.freeze(model, stage)
     else:
@@ -141,14 +140,12 @@ def compile_model(model, recipe, steps):
 
 def save(network, recipe, path):
     """Writes a network for use: float32, probabilities in place of logits."""
-
-    def in_float32(layer):
-        return type(layer).from_config(
-            layer.get_config() | {"dtype": "float32"}
-        )
-
-    copy = keras.models.clone_model(network, clone_function=in_float32)
-    copy.set_weights(network.get_weights())
+    copy = copies.rebuild(
+        network,
+        lambda op: (
+            copies.copy(op, dtype="float32") if copies.is_plain(op) else op
+        ),
+    )
     copy.layers[-1].activation = keras.activations.get(recipe.loss)
     with files.replacing(path) as part:
         copy.save(part)
