@@ -242,7 +242,7 @@ def test_normalisations_are_as_in_pytorch():
 
 
 @anywhere
-@every_architecture
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_signature_is_that_of_keras_applications(name):
     row = ARCHITECTURES[name]
     function = getattr(keras_resnext, row.constructor)
