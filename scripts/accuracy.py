@@ -54,7 +54,7 @@ def family(net):
 
 def draw(path):
     """Draws both charts into one PNG file."""
-    plt = pictures.pyplot()
+    plt, everyone = pictures.pyplot(), points()
     figure, axes = plt.subplots(
         1, 2, figsize=(13, 6), sharey=True, layout="constrained"
     )
@@ -63,14 +63,14 @@ def draw(path):
         (axes[1], 2, "parameters, millions"),
     ):
         for name in _FAMILIES:
-            group = [p for p in points() if p[0] == name]
+            group = [p for p in everyone if p[0] == name]
             axis.plot(
                 [p[column] for p in group],
                 [p[4] for p in group],
                 "o",
                 label=name,
             )
-        for p in frontier(points(), column):
+        for p in frontier(everyone, column):
             axis.annotate(
                 p[1],
                 (p[column], p[4]),

@@ -360,86 +360,99 @@ def parse_arguments():
     out.add_argument(
         "--out", type=console.path, default="runs/benchmark", help="folder"
     )
-    whole = console.POSITIVE
     files = console.Parser(add_help=False, parents=[out])
-    files.add_argument("--rounds", type=whole, default=5, help="turns of each")
-    net = console.Parser(add_help=False)
-    net.add_argument(
-        "--network",
-        type=console.architecture,
-        default="resnext50_32x4d",
-        help="architecture",
-    )
-    net.add_argument("--side", type=console.SIDE, default=224, help="pixels")
-    net.add_argument(
-        "--seconds",
-        type=console.SECONDS,
-        default=0.5,
-        help="of a turn, or one call",
+    files.add_argument(
+        "--rounds", type=console.POSITIVE, default=5, help="turns of each"
     )
     for verb in (layer, step, pieces):
         add(verb)
-    cpu = contenders.INFERENCE + contenders.TRAINING
-    either = contenders.gpu(False) + contenders.gpu(True)
+    parents = [files, _network_options()]
     # What `fit` does once in a call is most of a few steps' time on a GPU.
-    for verb, everyone, batches, train_batch, steps in (
-        (compare, cpu, [1, 8, 32], 16, 4),
-        (gpu, either, [1, 32, 256], 128, 25),
-    ):
-        one = add(verb, [files, net])
-        one.add_argument("--groups", type=whole, help="if other than its")
-        one.add_argument("--width-per-group", type=whole, help="as --groups")
-        one.add_argument(
-            "--batches",
-            type=whole,
-            nargs="+",
-            default=batches,
-            help="pictures in a batch",
-        )
-        one.add_argument(
-            "--train-batch",
-            type=console.COUNT,
-            default=train_batch,
-            help="the same in training, or 0: none",
-        )
-        one.add_argument(
-            "--steps", type=whole, default=steps, help="in a call of training"
-        )
-        _add_only(one, everyone)
-    _add_only(add(threads, [files, net]), contenders.threads())
-    one = add(serve, [out])
-    one.add_argument("path", type=console.path, help="what `export` wrote")
-    one.add_argument("--grpc", help="host and port of TensorFlow Serving")
-    one.add_argument("--model", default="resnext50", help="its name there")
-    one.add_argument(
-        "--side",
-        type=console.SIDE,
-        help="pixels (default: what the model says it takes, or 224)",
-    )
-    one.add_argument(
-        "--clients",
-        type=whole,
-        nargs="+",
-        default=[1, 4, 16],
-        help="numbers of clients that ask at once",
-    )
-    one.add_argument(
-        "--seconds",
-        type=console.SECONDS,
-        default=10,
-        help="of each measurement",
-    )
+    cpu = contenders.INFERENCE + contenders.TRAINING
+    _add_batches(add(compare, parents), cpu, [1, 8, 32], 16, 4)
+    either = contenders.gpu(False) + contenders.gpu(True)
+    _add_batches(add(gpu, parents), either, [1, 32, 256], 128, 25)
+    _add_only(add(threads, parents), contenders.threads())
+    _add_clients(add(serve, [out]))
     one = add(growth, [files])
     for option, values in SERIES.items():
         numbers = isinstance(values[0], int)
         one.add_argument(
             f"--{option}",
-            **{"type": whole} if numbers else {"choices": values},
+            **{"type": console.POSITIVE} if numbers else {"choices": values},
             nargs="*",
             default=values,
             help="to measure",
         )
     return parser.parse_args()
+
+
+def _network_options():
+    """Returns a parser of the options of what times one network."""
+    parser = console.Parser(add_help=False)
+    add = parser.add_argument
+    add(
+        "--network",
+        type=console.architecture,
+        default="resnext50_32x4d",
+        help="architecture",
+    )
+    add("--side", type=console.SIDE, default=224, help="pixels")
+    add(
+        "--seconds",
+        type=console.SECONDS,
+        default=0.5,
+        help="of a turn, or one call",
+    )
+    return parser
+
+
+def _add_batches(parser, everyone, batches, train_batch, steps):
+    """Adds the options of a comparison of inference and training."""
+    add, whole = parser.add_argument, console.POSITIVE
+    add("--groups", type=whole, help="if other than its")
+    add("--width-per-group", type=whole, help="as --groups")
+    add(
+        "--batches",
+        type=whole,
+        nargs="+",
+        default=batches,
+        help="pictures in a batch",
+    )
+    add(
+        "--train-batch",
+        type=console.COUNT,
+        default=train_batch,
+        help="the same in training, or 0: none",
+    )
+    add("--steps", type=whole, default=steps, help="in a call of training")
+    _add_only(parser, everyone)
+
+
+def _add_clients(parser):
+    """Adds the options of `serve`."""
+    add = parser.add_argument
+    add("path", type=console.path, help="what `export` wrote")
+    add("--grpc", help="host and port of TensorFlow Serving")
+    add("--model", default="resnext50", help="its name there")
+    add(
+        "--side",
+        type=console.SIDE,
+        help="pixels (default: what the model says it takes, or 224)",
+    )
+    add(
+        "--clients",
+        type=console.POSITIVE,
+        nargs="+",
+        default=[1, 4, 16],
+        help="numbers of clients that ask at once",
+    )
+    add(
+        "--seconds",
+        type=console.SECONDS,
+        default=10,
+        help="of each measurement",
+    )
 
 
 def _add_only(parser, everyone):
@@ -457,6 +470,8 @@ def _add_only(parser, everyone):
 def main():
     """Runs the measurement that the command line names."""
     arguments = parse_arguments()
+    if arguments.verb in (compare, gpu):
+        console.require_packages("parity", "torch")
     try:
         arguments.verb(arguments)
     except concurrent.futures.BrokenExecutor:

@@ -190,9 +190,10 @@ def evaluate(model, split, transform, batch_size=64, on_corrupt="skip"):
         A dict of the number of `"images"` and the `"accuracy"`, which is a
         list: among all outputs of the network and, if it has more classes
         than the data, among those present. Then the labels, and the best one
-        of the classes present for each picture, both as the data counts.
+        of the classes present for each picture, both as the data counts, and
+        the classes' names.
     """
-    outputs, _ = classifier.outputs_of(
+    outputs, names = classifier.outputs_of(
         split.classes, model.output_shape[-1], transform.checkpoint
     )
     scores, kept = classifier.predict(
@@ -206,7 +207,8 @@ def evaluate(model, split, transform, batch_size=64, on_corrupt="skip"):
     present = scores[:, outputs]
     if present.shape != scores.shape:
         result["accuracy"].append(accuracy(present, labels))
-    return result, labels, present.argmax(axis=1)
+    best = present.argmax(axis=1)
+    return result, labels, best, [names[i] for i in outputs]
 
 
 def table(args, result):
@@ -241,7 +243,7 @@ def main():
     args = parse_arguments()
     split = load_pictures(args)
     model, row = load_model(args)
-    result, labels, predictions = evaluate(
+    result, *drawn = evaluate(
         model,
         split,
         keras_resnext.eval_transform(row),
@@ -257,11 +259,7 @@ def main():
         },
     }
     print(HEADER + table(args, result), end="")
-    outputs, names = classifier.outputs_of(
-        split.classes, model.output_shape[-1], row
-    )
-    names = [names[i] for i in outputs]
-    write(args, result, labels, predictions, names)
+    write(args, result, *drawn)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def run(*arguments, **environment):
 
 def test_scores_classes_present_and_all(folder):
     _, split = data.load(folder, holdout=1.0)
-    result, labels, predictions = evaluate.evaluate(
+    result, labels, predictions, names = evaluate.evaluate(
         greedy_net(), split, TRANSFORM, batch_size=4
     )
     # Two of six pictures are green, for which output 7 is greater.
@@ -94,6 +94,7 @@ def test_scores_classes_present_and_all(folder):
     }
     # The folders' order is that of their names: green, red, blue.
     assert labels.tolist() == predictions.tolist() == [0, 0, 1, 1, 1, 2]
+    assert names == ["tench", "tabby", "banana"]
 
 
 def test_names_of_files_give_the_classes(folder, tmp_path):
@@ -103,7 +104,7 @@ def test_names_of_files_give_the_classes(folder, tmp_path):
         path.rename(flat / path.name)
     split = evaluate.named_pictures(flat)
     assert split.classes == sorted(COLOURS)
-    result, labels, _ = evaluate.evaluate(greedy_net(), split, TRANSFORM)
+    result, labels, *_ = evaluate.evaluate(greedy_net(), split, TRANSFORM)
     assert [among["top1"] for among in result["accuracy"]] == [66.667, 100.0]
     assert labels.tolist() == [0, 0, 1, 1, 1, 2]
 
@@ -174,7 +175,7 @@ def test_corrupt_pictures(folder, capsys):
     broken.write_bytes(broken.read_bytes()[:-30])
     paths = sorted(map(str, folder.rglob("*.png")))
     split = data.Split(paths, np.array([0, 0, 1, 1, 1, 2]), sorted(COLOURS))
-    result, labels, _ = evaluate.evaluate(greedy_net(), split, TRANSFORM)
+    result, labels, *_ = evaluate.evaluate(greedy_net(), split, TRANSFORM)
     # Three of the five that are left are not green.
     assert result["images"] == 5
     assert result["accuracy"][0]["top1"] == 60.0
