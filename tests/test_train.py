@@ -444,6 +444,22 @@ def test_every_picture_comes_once_in_an_epoch(split):
     assert orders[0] != orders[1]
 
 
+@pytest.mark.parametrize("shape", [(8, 15), (8, 13), (15, 8), (9, 8)])
+def test_arrays_are_cut_to_squares_as_in_the_test(shape):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (16, *shape, 3), dtype="uint8")
+    split = data.Split(images, np.arange(16) % 3, list("rgb"))
+    plain = dataclasses.replace(QUICK, crop="fit", flip=False, sizes=(8,))
+    plan = batches.Plan(split, plain, 8, 0)
+    seen, labels, _ = plan.batch(0, 0)
+    tested, targets = batches.Unchanged(split, plain)[0]
+    chosen = plan._chosen(0, 0)
+    np.testing.assert_array_equal(labels, targets.argmax(1)[chosen])
+    np.testing.assert_allclose(
+        keras_resnext.preprocess_input(seen), tested[chosen], atol=1e-5
+    )
+
+
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")
 @pytest.mark.parametrize(
     "mixing", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 1.0, "cutmix": 1.0}]

@@ -94,7 +94,7 @@ class Plan:
             images = [self._picture(images[i], random) for i in chosen]
             images = np.stack(images)
         else:
-            images = images[chosen]
+            images = _squares(images)[chosen]
         if recipe.crop == "pad":
             colour = [round(255 * mean) for mean in IMAGENET_MEAN]
             images = augment.pad_and_crop(images, random, colour)
@@ -220,6 +220,17 @@ class Finish:
             layer.transform_images(images, drawn),
             layer.transform_labels(targets, drawn),
         )
+
+
+def _squares(images):
+    """Returns the centre of pictures, `(n, height, width, 3)`, as a view.
+
+    `Finish` would squash what is no square, where the test cuts out its
+    centre; the border is rounded as there.
+    """
+    side = min(images.shape[1:3])
+    top, left = (round((length - side) / 2) for length in images.shape[1:3])
+    return images[:, top : top + side, left : left + side]
 
 
 def _decoded(image):
