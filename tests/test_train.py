@@ -384,6 +384,105 @@ def test_tensorflow_datasets_are_read(
     assert described["options"]["pictures"] == [8, 8]
 
 
+@pytest.fixture
+def prepare(tmp_path):
+    """Gives what prepares a TensorFlow dataset of four pictures."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class Given(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict(self.FEATURES)
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i, label in enumerate(self.LABELS):
+                yield i, {"image": self.IMAGE, "label": label}
+
+    def prepare(image=None, label=None, labels=(0, 1, 0, 1), shape=(8, 8, 3)):
+        Given.FEATURES = {
+            "image": image or tfds.features.Image(shape=shape),
+            "label": label or tfds.features.ClassLabel(names=["a", "b"]),
+        }
+        feature = Given.FEATURES["image"]
+        Given.IMAGE, Given.LABELS = np.zeros(shape, feature.np_dtype), labels
+        Given(
+            data_dir=tmp_path, file_format="array_record"
+        ).download_and_prepare()
+        return "tfds:given", tmp_path
+
+    return prepare
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((8, 8, 1), "uint16"), ((8, 8, 1), "float32"), ((8, 8, 4), "uint8")],
+)
+def test_tensorflow_datasets_of_other_values(prepare, shape, dtype):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    image = tfds.features.Image(
+        shape=shape, dtype=np.dtype(dtype).type, encoding_format="png"
+    )
+    given = prepare(image, shape=shape)
+    with pytest.raises(ValueError, match="must be uint8 of the") as caught:
+        data.load(*given)
+    assert f"Received: {dtype} of {shape} in 'given'." in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorflow_datasets_of_several_pictures_each(prepare):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    image = tfds.features.Tensor(shape=(2, 8, 8, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match=r"uint8 of \(2, 8, 8, 3\) in"):
+        data.load(*prepare(image, shape=(2, 8, 8, 3)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", ["Scalar", "Sequence", "Text"])
+def test_tensorflow_datasets_of_other_labels(prepare, kind):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    label, labels = {
+        "Scalar": (tfds.features.Scalar(np.int64), (0, 1)),
+        "Sequence": (
+            tfds.features.Sequence(tfds.features.ClassLabel(num_classes=2)),
+            ([0], [0, 1]),
+        ),
+        "Text": (tfds.features.Text(), ("a", "b")),
+    }[kind]
+    given = prepare(label=label, labels=labels)
+    with pytest.raises(ValueError, match="must be a ClassLabel") as caught:
+        data.load(*given)
+    assert f"Received: {kind} in 'given'. Choose" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorflow_datasets_without_some_labels(prepare):
+    given = prepare(labels=(0, 1, -1, -1))
+    with pytest.raises(ValueError, match=r"from 0\. Received: -1 in train\["):
+        data.load(*given)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_shares_of_tensorflow_datasets(prepare):
+    given = prepare()
+    for holdout, sizes in (
+        *((0, [4, 0]), (0.001, [4, 0]), (0.125, [4, 0])),
+        *((0.2, [3, 1]), (0.5, [2, 2]), (0.999, [0, 4]), (1, [0, 4])),
+    ):
+        parts = data.load(*given, holdout=holdout)
+        assert [len(part.images) for part in parts] == sizes, holdout
+        assert [len(part.labels) for part in parts] == sizes
+        assert all(part.classes == ["a", "b"] for part in parts)
+        if 0 in sizes:
+            with pytest.raises(ValueError, match=r"Received: none of a, b\."):
+                data.require_trainable(*parts)
+
+
 # Batches
 
 

@@ -423,13 +423,7 @@ def _load_tfds(name, data_dir, holdout):
             f"downloaded. Received: {name!r} ({reason}). Check the name and "
             "--data-dir, or run `tfds build` where there is a network."
         ) from error
-    features = builder.info.features
-    if not {"image", "label"} <= set(features):
-        raise ValueError(
-            "A dataset must have the features image and label. Received: "
-            f"{name!r} with {', '.join(features)}. Choose one for "
-            "classification."
-        )
+    _require_classification(name, builder.info.features)
     if "train" not in builder.info.splits:
         raise ValueError(
             "A dataset must have a part called train. Received: "
@@ -438,32 +432,58 @@ def _load_tfds(name, data_dir, holdout):
         )
     # ImageNet's part called test has no labels: validation comes first.
     other = next((n for n in _TEST_FOLDERS if n in builder.info.splits), None)
-    parts = ("train", other)
+    counts = {n: s.num_examples for n, s in builder.info.splits.items()}
+    parts = [(part, counts[part]) for part in ("train", other) if part]
     if other is None:
-        kept = round(100 * (1 - holdout))
-        parts = f"train[:{kept}%]", f"train[{kept}%:]"
-    return tuple(_tfds_split(builder, part) for part in parts)
+        # Not in percent, of which a small share is none.
+        kept = round(counts["train"] * (1 - holdout))
+        rest = counts["train"] - kept
+        parts = [(f"train[:{kept}]", kept), (f"train[{kept}:]", rest)]
+    return tuple(_tfds_split(builder, *part) for part in parts)
 
 
-def _tfds_split(builder, part):
+def _require_classification(name, features):
+    """Raises if the features of a dataset are not pictures of named classes."""
+    import tensorflow_datasets as tfds
+
+    if not {"image", "label"} <= set(features):
+        raise ValueError(
+            "A dataset must have the features image and label. Received: "
+            f"{name!r} with {', '.join(features)}. Choose one for "
+            "classification."
+        )
+    label = features["label"]
+    named = isinstance(label, tfds.features.ClassLabel) and label.num_classes
+    if not named:
+        raise ValueError(
+            "The label must be a ClassLabel of known classes. Received: "
+            f"{type(label).__name__} in {name!r}. Choose a dataset for "
+            "classification, or write its pictures into class folders."
+        )
+    shape, dtype = features["image"].shape, features["image"].np_dtype
+    # Of several things both are dictionaries.
+    shaped = isinstance(shape, tuple) and len(shape) == 3
+    if dtype != np.uint8 or not shaped or shape[2] not in (1, 3):
+        dtype = getattr(dtype, "__name__", dtype)
+        raise ValueError(
+            "The image must be uint8 of the shape (height, width, 3), or 1 "
+            f"for grey. Received: {dtype} of {shape} in {name!r}. Convert it "
+            "to RGB values of 0..255, in class folders or an .npz file."
+        )
+
+
+def _tfds_split(builder, part, size):
     """Returns one part: decoded if it is small, else encoded pictures."""
     import tensorflow_datasets as tfds
 
-    feature = builder.info.features["image"]
-    size = builder.info.splits[part].num_examples
+    feature, label = (builder.info.features[n] for n in ("image", "label"))
+    classes = list(label.names)
+    if not size:  # which is an error to read
+        return Split([], np.zeros(0, "int64"), classes)
     decoders = None
     if None in feature.shape or size * np.prod(feature.shape) > _MOST_BYTES:
         decoders = {"image": tfds.decode.SkipDecoding()}
-    try:
-        source = builder.as_data_source(part, decoders=decoders)
-    except NotImplementedError as error:  # no random access to TFRecord files
-        if decoders and builder.info.splits[part].num_bytes > _MOST_BYTES:
-            raise ValueError(
-                "A dataset that does not fit into memory must be prepared as "
-                f"array_record. Received: {builder.info.full_name} as "
-                f"{builder.info.file_format}. Run `tfds convert_format`."
-            ) from error
-        source = tfds.as_numpy(builder.as_dataset(part, decoders=decoders))
+    source = _tfds_source(builder, part, decoders)
     # Only the labels of what stays on disk are kept.
     on_disk = decoders and hasattr(source, "__getitem__")
     images, labels = [], []
@@ -473,11 +493,32 @@ def _tfds_split(builder, part):
         labels.append(int(example["label"]))
         if not on_disk:
             images.append(example["image"])
+    if min(labels) < 0:  # as where a contest keeps them to itself
+        raise ValueError(
+            "Each picture must have a label from 0. Received: "
+            f"{min(labels)} in {part} of {builder.info.full_name}. Choose "
+            "another dataset, or write its pictures into class folders."
+        )
     if on_disk:
         images = _Records(source)
     elif not decoders:
         images = np.stack(images)
         if images.shape[-1] == 1:
             images = images.repeat(3, -1)
-    classes = list(builder.info.features["label"].names)
     return Split(images, np.array(labels, "int64"), classes)
+
+
+def _tfds_source(builder, part, decoders):
+    """Returns the examples of a part, with random access where there is."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return builder.as_data_source(part, decoders=decoders)
+    except NotImplementedError as error:  # no random access to TFRecord files
+        if decoders and builder.info.splits[part].num_bytes > _MOST_BYTES:
+            raise ValueError(
+                "A dataset that does not fit into memory must be prepared as "
+                f"array_record. Received: {builder.info.full_name} as "
+                f"{builder.info.file_format}. Run `tfds convert_format`."
+            ) from error
+        return tfds.as_numpy(builder.as_dataset(part, decoders=decoders))
