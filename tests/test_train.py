@@ -1385,6 +1385,49 @@ def test_the_backbone_ends_with_its_last_stage():
 
 
 @pytest.mark.parametrize(
+    "change", [{"stochastic_depth": 0.5}, {"sizes": (8, 16)}]
+)
+def test_features_that_differ_are_not_computed_once(split, tmp_path, change):
+    recipe = dataclasses.replace(recipes.RECIPES["finetune"], **change)
+    model = keras_resnext.ResNeXt(
+        [1], 2, 4, stem="cifar", classes=3, input_shape=(None, None, 3)
+    )
+    models.freeze(model, "backbone")
+    phase = phases.Phase(recipe, 0, model, model, split, split)
+    start = resume.Run(tmp_path, {}), distribute.Single()
+    assert phases.with_features(phase, *start) is phase
+
+
+def test_features_to_train_with_are_of_the_size_to_train_with(
+    split, tmp_path, eagerly
+):
+    recipe = dataclasses.replace(
+        recipes.RECIPES["finetune"],
+        sizes=(8, 8),
+        test_size=16,
+        test_resize=20,
+    )
+    model = keras_resnext.ResNeXt(
+        [1], 2, 4, stem="cifar", classes=3, input_shape=(None, None, 3)
+    )
+    models.freeze(model, "backbone")
+    phase = phases.Phase(recipe, 0, model, model, split, split)
+    found = phases.with_features(
+        phase, resume.Run(tmp_path, {}), distribute.Single()
+    )
+    backbone = keras.Model(model.inputs, model.get_layer("avg_pool").output)
+    for part, sizes in ((found.train, (8, 8)), (found.test, (20, 16))):
+        row = dataclasses.replace(
+            keras_resnext.eval_transform("resnet50/imagenet1k_v1").checkpoint,
+            **dict(zip(("resize", "crop"), sizes, strict=True)),
+        )
+        pictures = keras_resnext.eval_transform(row)(split.images)
+        np.testing.assert_allclose(
+            part.images, backbone.predict(pictures, verbose=0), rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--batch-size", "65"], "--batch-size 65 with 64 pictures"),

@@ -73,9 +73,9 @@ def make(recipe, network, parts, run, strategy):
 def with_features(phase, run, strategy):
     """Computes features once, where they are the same in each epoch.
 
-    They are if only layers after the pooling are trained and nothing in the
-    recipe is random. The phase then trains these layers alone. A run that goes
-    on finds on disk what it has computed before.
+    They are if only layers after the pooling are trained, all epochs have one
+    size and nothing in the recipe is random. The phase then trains these
+    layers alone. A run that goes on finds on disk what it has computed before.
     """
     recipe, network = phase.recipe, phase.network
     pool = network.get_layer("avg_pool")
@@ -83,11 +83,12 @@ def with_features(phase, run, strategy):
     learning = sum(len(layer.trainable_weights) for layer in top)
     random = recipe.crop != "fit" or recipe.flip or recipe.augment != "none"
     random = random or recipe.mixup or recipe.cutmix or recipe.erasing
-    if random or learning != len(network.trainable_weights):
+    differ = random or recipe.stochastic_depth or len(set(recipe.sizes)) > 1
+    if differ or learning != len(network.trainable_weights):
         return phase
     backbone = keras.Model(network.inputs, pool.output)
 
-    def features(split):
+    def features(split, recipe):
         verbose = 1 if sys.stdout.isatty() else 2
         maps = backbone.predict(
             batches.Unchanged(split, recipe), verbose=verbose
@@ -97,9 +98,11 @@ def with_features(phase, run, strategy):
     found = run.read_features()
     if found is None:
         start = time.perf_counter()
-        found = {"train": features(phase.train)}
+        # The size to test with may be another one.
+        usual = dataclasses.replace(recipe, test_size=None, test_resize=None)
+        found = {"train": features(phase.train, usual)}
         found["seconds"] = time.perf_counter() - start
-        found["test"] = features(phase.test)
+        found["test"] = features(phase.test, recipe)
         if not strategy.worker:
             run.write_features(found)
     with strategy.scope():
