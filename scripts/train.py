@@ -53,7 +53,8 @@ from training import (
 
 def parse_arguments():
     """Returns the command line's options, and the recipe they describe."""
-    parser = console.Parser(description=__doc__)
+    # cardinality.py, which hands options on, knows them by their whole names.
+    parser = console.Parser(description=__doc__, allow_abbrev=False)
     data.add_arguments(parser)
     _add_options(parser)
     _add_fields(

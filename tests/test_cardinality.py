@@ -18,6 +18,7 @@ pytest.importorskip("matplotlib", reason="pip install '.[train]'")
 pytest.importorskip("tensorboard", reason="pip install '.[train]'")
 
 import cardinality
+import train
 
 SMALL = ("--networks", "1x64", "4x24")
 
@@ -96,6 +97,17 @@ def test_wrong_options(words, sentence, tmp_path, run_here):
     assert ended.returncode == 2
     assert sentence in ended.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [("--see", "5"), ("--gro=7",)])
+def test_what_is_abbreviated_is_no_option_of_train(words, monkeypatch, capsys):
+    line = ["train.py", "--data", "none", "--out", "run", *words]
+    monkeypatch.setattr("sys.argv", line)
+    with pytest.raises(SystemExit, match="2"):
+        train.parse_arguments()
+    assert f"unrecognized arguments: {' '.join(words)}" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow  # processes
