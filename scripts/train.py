@@ -350,7 +350,9 @@ def main():
         network = models.build(args, recipe, len(train.classes))
         # What is wrong with these shows before anything is written.
         models.freeze(network, recipe.freeze)
-        models.make_optimizer(recipe, len(train.labels))
+        steps = len(train.labels) // recipe.batch_size
+        for epochs in filter(None, (recipe.epochs, recipe.unfreeze_epochs)):
+            models.make_optimizer(recipe, epochs * steps)
     if strategy.worker:  # All read the state above, and the chief writes.
         scratch = tempfile.TemporaryDirectory()
         args.out = pathlib.Path(scratch.name)

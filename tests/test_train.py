@@ -829,6 +829,37 @@ def test_the_papers_rate_falls_to_a_tenth_twice():
         models.make_optimizer(wrong, 3000)
 
 
+@pytest.mark.parametrize(("share", "steps"), [(0.99, 4), (0.6, 1)])
+def test_a_warm_up_leaves_a_step_to_fall(share, steps):
+    recipe = dataclasses.replace(QUICK, warm_up=share)
+    rate = models.make_optimizer(recipe, steps)._learning_rate
+    rates = [float(rate(step)) for step in range(steps + 1)]
+    assert rates[-2:] == pytest.approx([recipe.learning_rate, 0])
+    assert rates == sorted(rates[:-1]) + rates[-1:]
+
+
+def test_schedules_are_made_before_anything_is_written(
+    archive, tmp_path, monkeypatch, small_training, run_here
+):
+    made = []
+
+    def make(recipe, steps):
+        made.append(steps)
+        if len(made) == 2:
+            raise ValueError("Both phases are known.")
+
+    monkeypatch.setattr(models, "make_optimizer", make)
+    ended = run_here(
+        *(train.main, "--data", archive, "--out", tmp_path / "run", *HERE),
+        *("--recipe", "finetune", "--sizes", 8, "--batch-size", 16),
+        *("--epochs", 3, "--unfreeze-epochs", 2, "--unfreeze-lr", 0.01),
+    )
+    assert ended.returncode == 1
+    assert "Both phases are known." in ended.stderr
+    assert made == [12, 8]  # of 64 pictures
+    assert not (tmp_path / "run").exists()
+
+
 def test_steps_without_milestones_are_a_constant_rate(variables):
     recipe = dataclasses.replace(
         recipes.RECIPES["paper_cifar"], milestones=(), learning_rate=0.05

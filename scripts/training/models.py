@@ -72,7 +72,8 @@ def make_optimizer(recipe, steps):
         recipe: A `recipes.Recipe`.
         steps: Number of steps in the whole training.
     """
-    warm_up = round(recipe.warm_up * steps)
+    # The rate still has to fall: Keras takes no fall of no steps.
+    warm_up = min(round(recipe.warm_up * steps), steps - 1)
     if recipe.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(
             0.0 if warm_up else recipe.learning_rate,
