@@ -357,7 +357,7 @@ def main():
         scratch = tempfile.TemporaryDirectory()
         args.out = pathlib.Path(scratch.name)
         run.path = args.out / run.path.name
-    with files.writing(args.out):
+    with files.writing(args.out), files.locked(args.out):
         train_all(args, recipe, network, (train, test), run, strategy)
         accuracy = finish(args, recipe, network, test)
         write_result(args, run, network, train.classes, accuracy)

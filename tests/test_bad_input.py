@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import serving_client
 import train
 from common import data, files
 from keras_resnext.commands import console
-from training import resume
+from training import distribute, resume
 
 NUMBERS = ("0", "-1", "1.5", "nan", "many", "1" + 30 * "0")
 SHARES = ("-0.1", "1.1", "nan", "inf", "half")
@@ -316,6 +317,61 @@ def test_a_full_disk_while_training(small, monkeypatch, name):
     assert code.startswith("--out must be a folder that can be written")
     assert "No space left on device" in code
     assert not [name for name in os.listdir("run") if ".part" in name]
+
+
+@pytest.fixture
+def other_training():
+    """Another process, which holds the lock of the folder `run`."""
+    os.mkdir("run")
+    code = "import sys; from common import files\n"
+    code += "with files.locked(files.pathlib.Path('run')):\n"
+    code += "    print('has it', flush=True)\n    sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "has it\n"
+        yield process
+        process.kill()
+
+
+def test_two_trainings_in_a_folder(small, other_training):
+    code = call(train, *small)
+    assert code == (
+        "A folder must have one training at a time. Received: run, into "
+        "which another one writes. Wait for its end, or pass another --out."
+    )
+    assert os.listdir("run") == ["training.lock"]
+    other_training.kill()  # who was killed has it no more
+    other_training.wait()
+    sys.argv = ["train", *map(str, small)]
+    train.main()
+    assert "result.json" in os.listdir("run")
+    assert "training.lock" not in os.listdir("run")
+
+
+def test_a_lock_ends_with_what_it_is_for(other_training):
+    other_training.communicate()
+    assert other_training.returncode == 0 and not os.listdir("run")
+    with pytest.raises(KeyError), files.locked(pathlib.Path("run")):
+        raise KeyError
+    assert not os.listdir("run")
+
+
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up")
+def test_workers_that_write_elsewhere_need_no_lock(
+    small, other_training, monkeypatch
+):
+    class Second(distribute.Single):
+        worker, workers = 1, 2
+
+    monkeypatch.setattr(distribute, "choose", lambda name: Second())
+    sys.argv = ["train", *map(str, small)]
+    train.main()
+    assert os.listdir("run") == ["training.lock"]
 
 
 def test_ctrl_c_ends_the_step_and_keeps_the_state(small, monkeypatch, capsys):

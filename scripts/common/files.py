@@ -4,6 +4,8 @@ import contextlib
 import os
 import pathlib
 
+import filelock
+
 
 @contextlib.contextmanager
 def replacing(path):
@@ -76,3 +78,32 @@ def writing(folder):
             f"Received: {folder} ({error.strerror}). Choose another one, or "
             "make room."
         ) from error
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Keeps a folder to one training, inside of the `with` statement.
+
+    The system gives the lock back however the process ends, so that a file
+    that one left behind, as after `kill -9`, stops nobody.
+
+    Raises:
+        OSError: If another one has it; the message is for users.
+    """
+    lock = filelock.FileLock(folder / "training.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise OSError(
+            "A folder must have one training at a time. Received: "
+            f"{folder}, into which another one writes. Wait for its end, or "
+            "pass another --out."
+        ) from error
+    try:
+        yield
+    finally:
+        # Before the release: after it the file may be another one's. Windows
+        # removes no open file, and filelock does so there.
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)
+        lock.release()
