@@ -189,7 +189,9 @@ def test_a_signal_between_two_trainings(
     monkeypatch.setattr(cardinality, "write", write)
     result = run_here(cardinality.main, "--out", tmp_path / "out")
     assert result.returncode == 128 + number
-    assert len(calls) < 18 and "| cardinality" not in result.stdout
+    assert "| cardinality" not in result.stdout
+    # What is done at once may be done before the signal is heard.
+    assert ended or len(calls) < 18
 
 
 def test_one_that_fails_stops_the_others():
