@@ -20,7 +20,6 @@ Writes into --out: result.json, result.md (rows for a table) and confusion.png.
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -32,11 +31,10 @@ __keras_later__ = True  # once Ctrl-C is looked after
 from keras_resnext.commands import console  # first: for Ctrl-C and oneDNN
 
 # isort: split
-import keras
 import numpy as np
 
 import keras_resnext
-from common import classifier, data, files, pictures
+from common import classifier, data, files, pictures, versions
 from keras_resnext.commands import arguments, networks
 from keras_resnext.export import formats
 from keras_resnext.export.serving import facts_of
@@ -253,10 +251,7 @@ def main():
     result |= {
         "options": {k: str(v) for k, v in vars(args).items()},
         "preprocessing": dataclasses.asdict(row),
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("keras", keras.backend.backend())
-        },
+        "versions": versions.loaded(),
     }
     print(HEADER + table(args, result), end="")
     write(args, result, *drawn)

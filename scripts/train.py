@@ -21,7 +21,6 @@ at the end weights.safetensors (float16), training.png and result.json.
 
 import argparse
 import dataclasses
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -37,7 +36,7 @@ from keras_resnext.commands import console  # first: for Ctrl-C and oneDNN
 import keras
 
 import keras_resnext
-from common import data, files
+from common import data, files, versions
 from keras_resnext import processor
 from training import (
     batches,
@@ -324,10 +323,7 @@ def write_result(args, run, network, classes, accuracy):
         "parameters": network.count_params(),
         "classes": classes,
         "options": options,
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("keras", keras.backend.backend(), "numpy")
-        },
+        "versions": versions.loaded(),
     }
     files.write(args.out / "result.json", json.dumps(result, indent=2))
     title = f"{args.model}: {accuracy:.2%} of the test pictures"

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -558,3 +559,24 @@ def test_each_option_has_a_text_and_its_default(name, monkeypatch, capsys):
             "commercial" in words[0]
         )
         assert required or "default: " in option, option
+
+
+def test_a_backend_of_another_package(
+    arrays, small_training, monkeypatch, run_here
+):
+    """As `tensorflow-cpu`, which is imported as `tensorflow`."""
+
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    np.savez("data.npz", **arrays)
+    words = ("--data", "data.npz", "--epochs", 1, "--sizes", 8, "--out", "run")
+    assert not run_here(train.main, *words, *PLAIN).stderr
+    words = ("run/model.keras", "--data", "data.npz", "--out", "measured")
+    assert not run_here(evaluate.main, *words).stderr
+    for folder in ("run", "measured"):
+        with open(f"{folder}/result.json") as file:
+            versions = json.load(file)["versions"]
+        assert versions["keras"] == keras.__version__
+        assert set(versions) == {"keras", keras.backend.backend(), "numpy"}
