@@ -16,7 +16,7 @@ from PIL import Image
 
 import keras_resnext
 from keras_resnext.__main__ import main
-from keras_resnext.commands import arguments, listing
+from keras_resnext.commands import arguments, console, listing
 from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, resolve
 
 # Each network is asked once: to trace it would take longer.
@@ -354,7 +354,32 @@ def test_a_backend_that_is_not_there(backend, monkeypatch, tmp_path):
     status, output, errors = run("predict", picture, path=[tmp_path])
     assert (status, output) == (2, "") and "Traceback" not in errors
     assert f"Received: {backend} (" in errors.splitlines()[-1]
-    assert "set KERAS_BACKEND to" in errors
+    assert "where KERAS_BACKEND is not set, ~/.keras/ker" in errors
+
+
+@pytest.mark.parametrize(
+    ("backend", "installed", "advice"),
+    [
+        ("torch", "", "Run `pip install torch`; where"),
+        ("torch", "jax", "torch`, or set KERAS_BACKEND=jax, which is installe"),
+        ("tensorfow", "jax", "Set KERAS_BACKEND=jax, which is installed; w"),
+        ("tensorfow", "", "Run `pip install tensorflow`; where"),
+    ],
+)
+def test_a_backend_that_is_there(backend, installed, advice, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    for name in ("tensorflow", "jax", "torch"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(
+        console.importlib.util, "find_spec", lambda name: name in installed
+    )
+    error = ModuleNotFoundError(f"No module {backend!r}", name=backend)
+    text = console.sentence(error)
+    assert f"Received: {backend} (No module '{backend}'). " in text
+    assert advice in text
+    # One that is imported is there, whatever else is missing.
+    monkeypatch.setitem(sys.modules, backend, sys)
+    assert "A backend" not in console.sentence(error)
 
 
 def test_logits_are_no_percentages(own, capsys):

@@ -203,14 +203,10 @@ def sentence(error):
         )
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
     missing = isinstance(error, ImportError) and error.name == backend
+    missing = missing and backend not in sys.modules
     # What Keras says of a name that it does not know.
     if missing or str(error).startswith("Unable to import backend"):
-        return (
-            "A backend of Keras that is installed is required. Received: "
-            f"{backend} ({error}). Install it, as by `pip install "
-            '".[tensorflow]"` in a checkout, or set KERAS_BACKEND to '
-            "tensorflow, jax or torch; without it ~/.keras/keras.json counts."
-        )
+        return _no_backend(backend, error)
     if isinstance(error, (ImportError, OSError, ValueError)):
         return str(error) or type(error).__name__
     if tf is not None and isinstance(error, tf.errors.OpError):
@@ -218,6 +214,22 @@ def sentence(error):
         text = str(error.message).partition("\n")[0]
         return re.sub(r"^(?:\{\{.*?\}\} )?(?:\w+Error: )?", "", text)
     return None
+
+
+def _no_backend(backend, error):
+    """Returns what to do where the backend that was asked for is not there."""
+    known = ("tensorflow", "jax", "torch")
+    others = [n for n in known if n != backend and importlib.util.find_spec(n)]
+    ways = [f"set KERAS_BACKEND={name}, which is installed" for name in others]
+    if backend in known or not others:
+        name = backend if backend in known else "tensorflow"
+        ways.insert(0, f"run `pip install {name}`")
+    advice = ", or ".join(ways)
+    return (
+        "A backend of Keras that is installed is required. Received: "
+        f"{backend} ({error}). {advice[0].upper()}{advice[1:]}; where "
+        "KERAS_BACKEND is not set, ~/.keras/keras.json counts."
+    )
 
 
 _INTERRUPTED = "Interrupted."
