@@ -178,6 +178,7 @@ def main():
     """Runs the four parts and prints a table."""
     console.Parser(description=__doc__).parse_args()
     start = time.time()
+    console.require_packages("tensorflow", "tensorflow")  # for the export
     console.require_packages("examples", "skimage", "sklearn", "matplotlib")
     OUT.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)

@@ -17,11 +17,12 @@ import pytest
 from PIL import Image
 
 import evaluate
+import quickstart
 import serving_client
 import train
 from common import data, files
 from keras_resnext.commands import console
-from training import distribute, resume
+from training import distribute, recipes, resume
 
 NUMBERS = ("0", "-1", "1.5", "nan", "many", "1" + 30 * "0")
 SHARES = ("-0.1", "1.1", "nan", "inf", "half")
@@ -580,3 +581,29 @@ def test_a_backend_of_another_package(
             versions = json.load(file)["versions"]
         assert versions["keras"] == keras.__version__
         assert set(versions) == {"keras", keras.backend.backend(), "numpy"}
+
+
+def test_recipes_without_their_texts(monkeypatch, capsys):
+    """As with `python -OO`."""
+    monkeypatch.setattr(recipes.Recipe, "__doc__", None)
+    assert call(train, "--help") == 0
+    assert "--epochs" in capsys.readouterr().out
+
+
+def test_packages_that_are_missing(monkeypatch):
+    monkeypatch.setattr(
+        console.importlib.util,
+        "find_spec",
+        lambda name: None if name in ("tensorflow", "matplotlib") else name,
+    )
+    for names, text in (
+        (("matplotlib",), "The package matplotlib is required. Received: no m"),
+        (("numpy", "matplotlib"), "The packages numpy, matplotlib are requi"),
+    ):
+        with pytest.raises(ImportError, match=text):
+            console.require_packages("train", *names)
+    # At once, as the export comes last.
+    monkeypatch.setattr(quickstart, "classify", None)
+    code = call(quickstart)
+    assert code.startswith("The package tensorflow is required. Received: no ")
+    assert code.endswith('Run `pip install ".[tensorflow]"` in a checkout.')

@@ -150,8 +150,10 @@ def require_packages(extra, *names):
     """
     missing = [n for n in names if importlib.util.find_spec(n) is None]
     if missing:
+        several = len(names) > 1
         raise ImportError(
-            f"The packages {', '.join(names)} are required. Received: no "
+            f"The package{'s' * several} {', '.join(names)} "
+            f"{'are' if several else 'is'} required. Received: no "
             f'{", no ".join(missing)}. Run `pip install ".[{extra}]"` in a '
             "checkout."
         )

@@ -151,10 +151,13 @@ GO_WITH = {
 
 
 def descriptions():
-    """Returns what each field of a recipe means, from `Recipe`'s own text."""
-    text = inspect.cleandoc(Recipe.__doc__).partition("Attributes:\n")[2]
+    """Returns what each field of a recipe means, from `Recipe`'s own text.
+
+    With `python -OO`, which keeps no such text, it is empty.
+    """
+    text = inspect.cleandoc(Recipe.__doc__ or "").partition("Attributes:\n")[2]
     pairs = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
-    return {
+    return {field.name: "" for field in dataclasses.fields(Recipe)} | {
         name: re.sub(r"\s*\n\s+", "\n", words.rstrip("."))
         for name, words in pairs
     }
