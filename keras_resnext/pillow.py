@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import threading
 
 import numpy as np
@@ -44,6 +45,8 @@ def decode(source, max_pixels=MAX_PIXELS, draft=None):
     """
     encoded = isinstance(source, bytes)
     name = f"{len(source)} bytes" if encoded else repr(str(source))
+    if not encoded and os.path.exists(source) and not os.path.isfile(source):
+        raise _broken(name, "it is no regular file")  # a pipe may never end
     with io.BytesIO(source) if encoded else open(source, "rb") as file:
         try:
             with _own_limit():  # else Pillow refuses what phones make

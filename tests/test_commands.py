@@ -1,6 +1,8 @@
 """The package's own command line."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import pathlib
@@ -246,6 +248,40 @@ def test_predict_ends_with_2_where_a_named_picture_is_broken(tmp_path, capsys):
         main(["predict", str(tmp_path), "--csv", str(out)])
     assert end.value.code == 2 and not out.exists()
     assert "One picture or more that can be read" in capsys.readouterr().err
+
+
+def test_predict_says_and_writes_names_of_any_kind(tmp_path, capsys):
+    names = (b"latin\xfc.jpg", b"two\nlines\x1b.jpg", "katze_ü.jpg".encode())
+    for name in names:
+        path = os.path.join(os.fsencode(tmp_path), name)
+        shutil.copy(os.fsencode(PICTURES / "chelsea.jpg"), path)
+    out = tmp_path / "out.csv"
+    status = main(["predict", str(tmp_path), "--csv", str(out), "--top", "1"])
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert status == 0 and len(lines) == 3
+    shown = {line.split("  ")[0].rpartition("/")[2] for line in lines}
+    assert shown == {r"latin\udcfc.jpg", r"two\nlines\x1b.jpg", "katze_ü.jpg"}
+    written = out.read_bytes()
+    assert all(name in written for name in names)
+
+
+def test_output_that_knows_few_letters():
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    with contextlib.redirect_stdout(stream), console.plain_errors():
+        print("ü")
+    stream.seek(0)
+    assert stream.read() == "\\xfc\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes")
+def test_predict_does_not_wait_for_a_pipe(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    shutil.copy(PICTURES / "chelsea.jpg", tmp_path)
+    words = ["predict", str(tmp_path), "--top", "1"]
+    assert main(words) == 0 and not capsys.readouterr().err
+    words.insert(1, str(tmp_path / "pipe.jpg"))
+    assert main(words) == 2
+    assert "pipe.jpg' (it is no regular file)" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.util
+import io
 import math
 import os
 import pathlib
@@ -173,6 +174,9 @@ def plain_errors(status=1):
     """
     if signal.getsignal(signal.SIGINT) is _quit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # in notebooks it is none
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except KeyboardInterrupt:

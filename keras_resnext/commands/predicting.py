@@ -27,7 +27,7 @@ def run(args):
     networks.require_classifier(model, row)
     names = _names(args.labels, row, model.output_shape[-1])
     transform = preprocessing.eval_transform(row)
-    width = max(map(len, ["picture", *map(str, pictures)]))
+    width = max(map(len, ["picture", *map(_printable, pictures)]))
     table = []
     for path, scores in classify(model, transform, pictures, args.batch_size):
         best = np.argsort(-scores, kind="stable")[: args.top]
@@ -37,7 +37,7 @@ def run(args):
         # Logits stay as they are.
         form = ".1%" if min(scores) >= 0 and max(scores) <= 1 else ".2f"
         guesses = ", ".join(f"{n} {s:{form}}" for n, s in table[-1][1])
-        tqdm.write(f"{path!s:{width}}  {guesses}")
+        tqdm.write(f"{_printable(path):{width}}  {guesses}")
     if not table:
         raise ValueError(
             "One picture or more that can be read is required. Received: none "
@@ -108,12 +108,22 @@ def _names(file, row, outputs):
     return names
 
 
+def _printable(path):
+    """Returns a path as one line of text, whatever is in its name."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in str(path)
+    )
+
+
 def _write(path, table):
     """Writes the table as CSV, whole or not at all."""
     part = path.with_name(f"{path.name}.part")
     top = range(1, 1 + len(table[0][1]))
+    # A name of a file need not be UTF-8: it goes back as the bytes it was.
+    form = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     try:
-        with open(part, "w", encoding="utf-8", newline="") as file:
+        with open(part, "w", **form) as file:
             rows = csv.writer(file)
             rows.writerow(
                 ["picture"]
