@@ -105,7 +105,7 @@ def require_size(size, name, max_pixels=MAX_PIXELS):
             f"A picture of at most {max_pixels:,} pixels, the longer side at "
             f"most {MAX_ASPECT} times the shorter one, is required. Received: "
             f"image={name} of {width} x {height} pixels. Make it smaller"
-            + ("." if narrow else ", or pass a greater `max_pixels`.")
+            + ("." if narrow else ", or in Python allow more by `max_pixels`.")
         )
 
 

@@ -120,8 +120,8 @@ def decode_predictions(preds, top=5, labels=None):
         name.
 
     Raises:
-        ValueError: If `preds` has no such shape, if `top` is below 1, or if
-            `labels` are no list of names, one for each class.
+        ValueError: If `preds` has no such shape, if `top` is no such integer,
+            or if `labels` are no list of names, one for each class.
     """
     if isinstance(labels, str) and labels.startswith(hub.PREFIX):
         row = eval_transform(labels).checkpoint
@@ -132,10 +132,10 @@ def decode_predictions(preds, top=5, labels=None):
                 "classes without names. Pass a list of names."
             )
         labels = row.labels
-    if top < 1:
+    if not isinstance(top, (int, np.integer)) or top < 1:
         raise ValueError(
-            "`top` must be at least 1. Received: "
-            f"top={top}. Leave it out for 5."
+            "`top` must be an integer, at least 1. Received: "
+            f"top={top!r}. Leave it out for 5."
         )
     preds = _to_numpy(preds)
     if labels is not None:
@@ -365,11 +365,29 @@ def eval_transform(checkpoint, max_pixels=MAX_PIXELS):
     if str(checkpoint).startswith(hub.PREFIX):
         checkpoint = hub.describe(checkpoint)
     if not isinstance(checkpoint, registry.Checkpoint):
-        architecture, _, tag = checkpoint.partition("/")
-        checkpoint = registry.resolve(
-            architecture, tag or "imagenet", accept_noncommercial=True
-        )
+        checkpoint = _row(checkpoint)
     return EvalTransform(checkpoint, max_pixels)
+
+
+def _row(checkpoint):
+    """Returns the row that an architecture, or that and a tag, stand for."""
+    if not isinstance(checkpoint, str):
+        raise ValueError(
+            "`checkpoint` must be a row of CHECKPOINTS, or its architecture "
+            f"and tag. Received: checkpoint={checkpoint!r}. Pass, for "
+            "instance, 'resnext50_32x4d/imagenet1k_v2'."
+        )
+    name, _, tag = checkpoint.partition("/")
+    name = registry.find_architecture(name).name
+    try:
+        return registry.resolve(name, tag or "imagenet", True)
+    except ValueError as error:
+        known = [f"{n}/{t}" for n, t in registry.CHECKPOINTS if n == name]
+        raise ValueError(
+            "`checkpoint` must be one of its architecture. Received: "
+            f"checkpoint={checkpoint!r}. Pass one of "
+            f"{', '.join(known) or 'another architecture'}."
+        ) from error
 
 
 def _offset(length, crop):

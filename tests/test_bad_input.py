@@ -536,14 +536,16 @@ def test_a_pipe_that_closes():
         "    while True: print('line', flush=True)"
     )
     result = subprocess.run(
-        f'{sys.executable} -c "{code}" | head -1',
+        f'set -o pipefail; {sys.executable} -c "{code}" | head -1',
         shell=True,
+        executable="bash",
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.stdout == "line\n" and "Traceback" not in result.stderr
+    assert result.returncode == 141
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "serving_client"])

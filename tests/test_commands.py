@@ -86,12 +86,17 @@ def test_version(capsys):
         (["predict", ""], "must be a path. Received: ''"),
         (["predict", ".", "--csv", "a.jpg"], "that ends in .csv"),
         (["predict", ".", "--csv", "no/a.csv"], "in a folder that is there"),
+        (["predict", ".", "--csv", "FOLDER.csv"], "must name a file that ends"),
         (["predict", ".", "--top", "0"], "must be an integer from 1"),
         (["export", "resnext29"], "required: --out"),
         (["export", "resnext29", "--out", "x", "--format", "y"], "choose from"),
     ],
 )
-def test_bad_input_is_one_sentence_and_status_2(words, sentence, without_keras):
+def test_bad_input_is_one_sentence_and_status_2(
+    words, sentence, without_keras, tmp_path
+):
+    (tmp_path / "FOLDER.csv").mkdir()
+    words = [word.replace("FOLDER", str(tmp_path / "FOLDER")) for word in words]
     status, output, errors = run(*words, path=[without_keras])
     assert (status, output) == (2, "")
     assert sentence in errors
@@ -315,6 +320,14 @@ def test_predict_with_an_own_network(own, tmp_path, capsys):
         main([*words, "--labels", str(labels)])
     assert end.value.code == 2
     assert "2 names for 3 classes" in capsys.readouterr().err
+    for encoding in ("latin-1", "utf-16"):
+        labels.write_text("rouge\nvert\nb\xe9ige\n", encoding)
+        for command in (words, ["export", str(network), "--out", "none"]):
+            with pytest.raises(SystemExit):
+                main([*command, "--labels", str(labels)])
+            error = capsys.readouterr().err
+            sentence = "--labels must be a text file in UTF-8. Received: "
+            assert f"{sentence}{labels} (" in error
     # As train.py writes it.
     options = {"test_size": 8, "sizes": [8], "test_resize": None}
     names = ["rouge", "vert", "bleu"]

@@ -281,11 +281,12 @@ def test_offline_says_where_to_put_the_file(tmp_path):
     url = closed_port_url()
     with pytest.raises(ConnectionError) as raised:
         downloads.fetch(url, SHA256, tmp_path)
-    assert str(raised.value) == (
+    assert re.fullmatch(
         "Could not download the file: a server that sends it is required. "
-        "Received: "
-        f"url='{url}' (ConnectionError). Connect and call again, or put the "
-        f"file by hand at '{tmp_path / 'weights.bin'}'."
+        rf"Received: url='{url}' \(ConnectionError: NewConnection.*refused.*\)"
+        r"\. Connect and call again, or put the file by hand at "
+        rf"'{tmp_path / 'weights.bin'}'\.",
+        str(raised.value),
     )
     (tmp_path / "weights.bin").write_bytes(CONTENT)
     downloads.fetch(url, SHA256, tmp_path)
@@ -300,6 +301,29 @@ def test_offline_never_uses_a_wrong_file(tmp_path):
     ):
         downloads.fetch(closed_port_url(), SHA256, tmp_path)
     assert path.read_bytes() == b"wrong"
+
+
+def test_certificates_that_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    with pytest.raises(
+        ConnectionError, match=r"a server .* \(OSError: Could not .*none\.pem"
+    ):
+        downloads.fetch("https://127.0.0.1/weights.bin", SHA256, tmp_path)
+
+
+def test_the_password_of_a_proxy_is_not_told(tmp_path, monkeypatch):
+    def get(url, **options):
+        raise downloads.requests.exceptions.InvalidProxyURL(
+            f"No host in http://me:p@ss@:1/{'x' * 300}\nand more"
+        )
+
+    monkeypatch.setattr(downloads.requests, "get", get)
+    with pytest.raises(ConnectionError) as raised:
+        downloads.fetch("https://127.0.0.1/weights.bin", SHA256, tmp_path)
+    text = str(raised.value)
+    assert "(InvalidProxyURL: No host in http://:1/xxx" in text
+    assert "me:" not in text and "ss@" not in text and "and more" not in text
+    assert len(text) < 500
 
 
 def test_not_found(server, tmp_path):

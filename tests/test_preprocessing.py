@@ -278,9 +278,10 @@ def test_predictions_of_another_shape(shape):
 
 
 @anywhere
-def test_top_must_be_positive():
-    with pytest.raises(ValueError, match=r"Received: top=0\. Leave it"):
-        decode_predictions(np.zeros((1, 1000)), top=0)
+@pytest.mark.parametrize("top", [0, "3", 1.5])
+def test_top_must_be_positive(top):
+    with pytest.raises(ValueError, match=rf"Received: top={top!r}\. Leave it"):
+        decode_predictions(np.zeros((1, 1000)), top=top)
 
 
 # eval_transform
@@ -328,8 +329,24 @@ def test_an_architecture_stands_for_its_imagenet_checkpoint():
         eval_transform("resnext50_32x4d").checkpoint
         is registry.CHECKPOINTS["resnext50_32x4d", "a1h_in1k"]
     )
-    with pytest.raises(ValueError, match="weights='a9_in1k'"):
-        eval_transform("resnext50_32x4d/a9_in1k")
+
+
+@anywhere
+@pytest.mark.parametrize(
+    ("checkpoint", "advice"),
+    [
+        ("resnext29/cifar", "Pass one of resnext29/cifar10."),
+        ("resnext29", "Pass one of resnext29/cifar10."),
+        ("resnet50d", "Pass one of another architecture."),
+        ("resnext50_32x4d/a9_in1k", "resnext50_32x4d/a1h_in1k, "),
+        (5, "Pass, for instance, 'resnext50_32x4d/imagenet1k_v2'."),
+    ],
+)
+def test_checkpoints_that_are_none(checkpoint, advice):
+    with pytest.raises(ValueError, match="`checkpoint` must be") as caught:
+        eval_transform(checkpoint)
+    assert f"Received: checkpoint={checkpoint!r}. Pass" in str(caught.value)
+    assert advice in str(caught.value)
 
 
 def test_every_kind_of_input_gives_the_same():

@@ -259,6 +259,13 @@ class TestFormats:
         )
 
     @anywhere
+    @pytest.mark.parametrize("name", ["a.h5", "a", "none/a.safetensors"])
+    def test_save_of_no_such_name(self, name, tmp_path):
+        message = rf"must end in \.safetensors, in .*: path='.*{name}'\. "
+        with pytest.raises(ValueError, match=message):
+            weights.save(None, tmp_path / name)
+
+    @anywhere
     def test_failed_save_leaves_nothing(self, tmp_path, monkeypatch):
         write = pathlib.Path.write_bytes
 
@@ -540,7 +547,10 @@ class TestFaults:
             ("nowhere.pth", "Check the path, or"),
             ("./nowhere", "Check the path, or"),
             (".", "it is a folder"),
-            ("https://example.com/a.pth", "Download the file"),
+            (
+                "https://example.com/a.pth",
+                "weights='https://example.com/a.pth', .* Download the file",
+            ),
         ],
     )
     def test_no_file(self, path, advice, tmp_path, monkeypatch):

@@ -56,7 +56,8 @@ def _csv(text):
     """Returns the path of a table to write; for `add_argument(type=…)`."""
     path = pathlib.Path(text)
     # Else `--csv cat.jpg dog.jpg` would write over a picture.
-    if path.suffix.lower() != ".csv" or not path.parent.is_dir():
+    named = path.suffix.lower() == ".csv" and not path.is_dir()
+    if not named or not path.parent.is_dir():
         raise argparse.ArgumentTypeError(
             "must name a file that ends in .csv, in a folder that is there. "
             f"Received: {text}. Pass, for instance, --csv table.csv."

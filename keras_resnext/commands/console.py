@@ -165,12 +165,12 @@ def plain_errors(status=1):
     """Ends a command in one sentence where a person can mend what is wrong.
 
     That is bad input, files that cannot be read or written, a package that is
-    missing, too little memory, and Ctrl-C, whose status is 130. All else is a
-    fault of the program and keeps its traceback. `python -X dev` shows every
-    traceback.
+    missing, too little memory, Ctrl-C, whose status is 130, and a pipe that
+    closes, of 141. All else is a fault of the program and keeps its traceback.
+    `python -X dev` shows every traceback.
 
     Args:
-        status: Exit status of all but Ctrl-C.
+        status: Exit status of all others.
     """
     if signal.getsignal(signal.SIGINT) is _quit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -184,7 +184,7 @@ def plain_errors(status=1):
     except BrokenPipeError:  # as with `| head`
         # Python flushes at its end, which would complain once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(status)
+        sys.exit(141)  # what shells say of a program that SIGPIPE ends
     except Exception as error:
         text = sentence(error)
         if text is None:

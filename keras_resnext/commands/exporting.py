@@ -25,7 +25,7 @@ def run(args):
     for format, precision in pairs:
         check_format(format, precision)
         destination(place(args.out, format, precision), format, args.version)
-    labels = read_labels(args.labels)
+    labels = networks.read_labels(args.labels)
     model, checkpoint = networks.load(args)
     reports = [
         export(
@@ -58,7 +58,7 @@ def run_fastest(args):
         )
     if "all" in (precisions := args.precision or ()):
         precisions = PRECISIONS
-    labels = read_labels(args.labels)
+    labels = networks.read_labels(args.labels)
     model, checkpoint = networks.load(args)
     export(
         model,
@@ -72,11 +72,6 @@ def run_fastest(args):
         batch=args.batch,
         max_loss=args.max_loss,
     )
-
-
-def read_labels(file):
-    """Returns the names in a file, or `None` for those of the checkpoint."""
-    return None if file is None else file.read_text("utf-8-sig").splitlines()
 
 
 def artifacts(formats, precisions, calibration):

@@ -120,6 +120,25 @@ def load_keras(file):
         ) from error
 
 
+def read_labels(file):
+    """Returns the names in a file, or `None` for those of the checkpoint.
+
+    Raises:
+        ValueError: If it is no text in UTF-8.
+        OSError: If it cannot be read.
+    """
+    if file is None:
+        return None
+    try:
+        # Editors on Windows may put a mark at the start.
+        return file.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"--labels must be a text file in UTF-8. Received: {file} "
+            f"({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from error
+
+
 def require_classifier(model, row, option=None):
     """Checks that a network takes RGB pictures and gives a score a class.
 

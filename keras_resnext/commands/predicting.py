@@ -96,10 +96,10 @@ def _reader(transform):
 
 def _names(file, row, outputs):
     """Returns the name of each output, of a stranger's network its number."""
-    if file is None:
+    names = networks.read_labels(file)
+    if names is None:
         names = preprocessing.class_names(row, outputs)
         return names or [f"class {i}" for i in range(outputs)]
-    names = file.read_text("utf-8-sig").splitlines()
     if len(names) != outputs:
         raise ValueError(
             "--labels must name each class on a line of its own. Received: "

@@ -121,15 +121,27 @@ def save(model, path, dtype="float16"):
 
     Args:
         model: Model made by this package, alone or inside of another one.
-        path: File to write; it appears only when it is complete.
+        path: File to write, whose name ends in .safetensors; it appears only
+            when it is complete.
         dtype: Type of the numbers in the file; a variable with values beyond
             its range is written in its own.
+
+    Raises:
+        ValueError: if the name ends otherwise, or its folder is not there.
+        OSError: if the file cannot be written.
     """
+    path = pathlib.Path(path)
+    if path.suffix != ".safetensors" or not path.parent.is_dir():
+        raise ValueError(
+            "`path` must end in .safetensors, in a folder that is there. "
+            f"Received: path='{path}'. Make the folder, or choose another "
+            "name."
+        )
     arrays = {
         name: _in_range(keras.ops.convert_to_numpy(v), dtype)
         for name, v in structure.variables(model).items()
     }
-    partial = pathlib.Path(f"{path}.part")
+    partial = path.with_name(f"{path.name}.part")
     try:
         partial.write_bytes(serialise(arrays))
         partial.replace(path)

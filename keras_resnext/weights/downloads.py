@@ -121,8 +121,11 @@ def _transfer(url, part, path):
             if response.status_code != 206:
                 offset = 0  # The server sends everything, asked or not.
             _write(response.raw, part, offset, path.name)
-    except requests.RequestException as error:
-        reason = getattr(error.response, "status_code", type(error).__name__)
+    except OSError as error:
+        if error.errno is not None:  # a file's; those of `requests` have none
+            raise
+        response = getattr(error, "response", None)
+        reason = getattr(response, "status_code", None) or _reason(error)
         # The caller looked at `path`: a file there has failed its check.
         verb = "replace the wrong file" if path.exists() else "put the file"
         raise ConnectionError(
@@ -135,9 +138,16 @@ def _transfer(url, part, path):
         raise ConnectionError(
             "Could not download the whole file, which is required. Received: "
             f"{part.stat().st_size} bytes from url={url!r} "
-            f"({type(error).__name__}). Call again: the download continues "
+            f"({_reason(error)}). Call again: the download continues "
             "where it stopped."
         ) from error
+
+
+def _reason(error):
+    """Returns an error in short, without the password of a proxy."""
+    line = re.sub(r"//[^/\s]*@", "//", str(error).partition("\n")[0])
+    line = re.sub(r".*\(Caused by (.*)\)$", r"\1", line)
+    return f"{type(error).__name__}: {line[:200]}"
 
 
 def _write(body, part, offset, name):

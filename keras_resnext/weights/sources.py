@@ -98,11 +98,13 @@ def locate(source):
         )
         if source.is_dir():
             advice = "Check the path: it is a folder. Pass a file in it."
-        elif re.match(r"\w{2,}:/", str(source)):
+        # Of a URL, `Path` keeps one slash.
+        shown = re.sub(r"^(\w{2,}:/)", r"\1/", str(source))
+        if shown != str(source):
             advice = "Download the file, and pass its path."
         raise FileNotFoundError(
             "`weights` must be None, the path of a file or, for the named "
-            f"constructors, a tag. Received: weights='{source}', which is no "
+            f"constructors, a tag. Received: weights='{shown}', which is no "
             f"file. {advice}"
         )
     return source
