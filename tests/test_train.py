@@ -180,6 +180,18 @@ def test_a_folder_is_divided_by_its_files_names(folder, arrays):
     assert pathlib.Path(path).parent.name == again.classes[label]
 
 
+def test_a_name_that_is_not_utf_8(folder, tmp_path):
+    picture = folder / "red" / "2.png"
+    picture.rename(os.fsdecode(os.fsencode(folder / "red") + b"/caf\xe9.png"))
+    splits = data.load(folder)
+    names = [pathlib.Path(p).name for split in splits for p in split.images]
+    (name,) = (name for name in names if name.startswith("caf"))
+    assert os.fsencode(name) == b"caf\xe9.png" and len(names) == 32
+    data.digest(*splits)
+    files.write(tmp_path / "list.txt", name)
+    assert (tmp_path / "list.txt").read_text() == r"caf\udce9.png"
+
+
 def test_a_folder_may_have_its_own_division(folder):
     root = folder.with_name("root")
     (root / "train").mkdir(parents=True)

@@ -136,7 +136,8 @@ def digest(*splits):
             for image in images:
                 if not isinstance(image, bytes):
                     size = os.path.getsize(image)
-                    image = f"{os.path.basename(image)}/{size}/".encode()
+                    name = os.path.basename(image)
+                    image = os.fsencode(f"{name}/{size}/")
                 found.update(image)
     return found.hexdigest()[:16]
 
@@ -278,7 +279,8 @@ def _split(pictures, classes):
 
 def _share(name):
     """Returns a number in 0..1 that looks random and depends on the name."""
-    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return int(digest[:8], 16) / 2**32
 
 
 def _pictures(folder, on_corrupt):

@@ -36,7 +36,8 @@ def write(path, content):
         if callable(content):
             content(file)
         else:
-            file.write(content.encode())
+            # A picture's name may be none that UTF-8 has.
+            file.write(content.encode(errors="backslashreplace"))
 
 
 def require_writable(folder):
