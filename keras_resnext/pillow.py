@@ -51,6 +51,9 @@ def decode(source, max_pixels=MAX_PIXELS, draft=None):
         try:
             with _own_limit():  # else Pillow refuses what phones make
                 image = Image.open(file, formats=_known_formats())
+        except PIL.UnidentifiedImageError:  # which names an address
+            known = f"it is in none of the formats {', '.join(FORMATS)}"
+            raise _broken(name, known) from ValueError(known)
         except Exception as error:  # Pillow raises a dozen different ones.
             raise _broken(name, error) from error
         require_size(image.size, name, max_pixels)
@@ -81,12 +84,10 @@ def is_hidden(name):
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _broken(name, error):
-    if isinstance(error, PIL.UnidentifiedImageError):  # it names an address
-        error = f"it is in none of the formats {', '.join(FORMATS)}"
+def _broken(name, reason):
     return ValueError(
         "A picture that Pillow can decode is required. Received: "
-        f"image={name} ({error}). Replace or remove it."
+        f"image={name} ({reason}). Replace or remove it."
     )
 
 
