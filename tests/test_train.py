@@ -49,8 +49,7 @@ BARE = 'import sys; sys.modules["tensorflow"] = None\n'
 KEEP = """
 import pathlib, shutil
 from training import resume
-write = resume.Run.write
-def write_and_keep(run, **now):
+def write_and_keep(run, write=resume.Run.write, **now):
     write(run, **now)
     place = run.epoch, now.get("step", run.step)
     if (place, run.path.parent) == ({}, pathlib.Path({!r})):
@@ -1076,22 +1075,28 @@ class Spy(report.Progress):
         self.noted.append(self.model.get_weights())
 
 
-def test_the_moving_average_is_tested_and_saved(vectors, tmp_path):
+def _learn(recipe, model, vectors, folder):
+    """Returns where a training stands, and the weights after each step."""
     pytest.importorskip("tensorboard")
-    recipe = dataclasses.replace(PLAIN, ema=0.8)
-    model = _linear(recipe)
-    place = resume.Run(tmp_path, {})
+    place = resume.Run(folder, {})
     spy = Spy(3, 0, 8)
     spy.noted = []
     phases.learn(
         phases.Phase(recipe, 0, model, model, vectors, vectors),
         place,
-        argparse.Namespace(seed=0, save_every=500, test_every=1, out=tmp_path),
+        argparse.Namespace(seed=0, save_every=500, test_every=2, out=folder),
         distribute.Single(),
         spy,
-        board.Board(tmp_path / "tensorboard", place, model),
+        board.Board(folder / "tensorboard", place, model),
     )
-    first, *others = spy.noted
+    return place, spy.noted
+
+
+def test_the_moving_average_is_tested_and_saved(vectors, tmp_path):
+    recipe = dataclasses.replace(PLAIN, ema=0.8)
+    model = _linear(recipe)
+    place, noted = _learn(recipe, model, vectors, tmp_path)
+    first, *others = noted
     assert len(others) == 2
     average = first  # as Keras does; it begins with no weights of chance
     for weights in others:
@@ -1110,6 +1115,40 @@ def test_the_moving_average_is_tested_and_saved(vectors, tmp_path):
     assert loss == pytest.approx(_loss(vectors, average), rel=1e-5)
     # What goes on is the training itself, not its average.
     np.testing.assert_array_equal(place.arrays[0], others[-1][0])
+
+
+@pytest.mark.parametrize("killed", ["evaluate", "save"])
+def test_killed_in_a_test_only_that_is_done_again(
+    vectors, tmp_path, monkeypatch, killed
+):
+    recipe = dataclasses.replace(PLAIN, ema=0.8, epochs=4)
+    whole, part = _linear(recipe), _linear(recipe)
+    part.set_weights(whole.get_weights())
+    ended, noted = _learn(recipe, whole, vectors, tmp_path / "whole")
+    assert len(noted) == 12
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(phases if killed == "evaluate" else models, killed, kill)
+        with pytest.raises(KeyboardInterrupt):
+            _learn(recipe, part, vectors, tmp_path / "part")
+    # In another process, which begins with other weights.
+    again, rest = _learn(recipe, _linear(recipe), vectors, tmp_path / "part")
+    assert len(rest) == 6  # steps of the epochs after that test
+    for one, other in zip(again.arrays, ended.arrays, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(again.rows, ended.rows, strict=True):
+        assert one | {"seconds": 0} == other | {"seconds": 0}
+        assert list(one) == list(other)
+    assert log(tmp_path / "part")[3]["val_loss"]
+    one, other = (
+        keras.models.load_model(tmp_path / name / "model.keras").get_weights()
+        for name in ("part", "whole")
+    )
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_the_gain_of_features_is_told():
@@ -1253,7 +1292,8 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
         *("--save-every", 1, "--out"),
     )
     keeping, killed = keep((1, 0), whole)  # as if killed between epochs
-    result = run(*options, whole, before=SHALLOW + keeping)
+    keeping_too, in_test = keep((1, 4), whole)  # in the last epoch's test
+    result = run(*options, whole, before=SHALLOW + keeping + keeping_too)
     assert result.returncode == 0, result.stderr
     about, arrays = state(whole)
     assert (about["phase"], about["epoch"]) == (1, 2)
@@ -1280,6 +1320,11 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
     assert result.returncode == 0, result.stderr
     assert [row["epoch"] for row in log(killed)] == ["0", "1"]
     assert_equal_runs(whole, killed)
+
+    assert len(log(in_test)) == 1
+    result = run(*options, in_test, before=SHALLOW)
+    assert result.returncode == 0, result.stderr
+    assert_equal_runs(whole, in_test)
 
 
 @pytest.mark.slow

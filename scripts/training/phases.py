@@ -129,22 +129,24 @@ def learn(phase, run, args, strategy, progress, board):
     if run.arrays is not None:
         run.restore(variables)
     for epoch in range(run.epoch, phase.last):
-        row = {"epoch": epoch}
-        row |= train_epoch(
-            phase, epoch, variables, run, args, strategy, progress
-        )
-        if not math.isfinite(row["loss"]):
-            raise ValueError(
-                "The loss must stay finite. Received: a loss of "
-                f"{row['loss']} in epoch {epoch}. Pass a lower "
-                "--learning-rate and another --out."
-            )
         done = epoch + 1 - phase.first
-        if done % args.test_every == 0 or done == recipe.epochs:
+        test = done % args.test_every == 0 or done == recipe.epochs
+        if run.step < phase.steps:
+            row = train_epoch(
+                phase, epoch, variables, run, args, strategy, progress
+            )
+            _require_finite(row["loss"], epoch)
+            run.rows.append({"epoch": epoch} | row)
+            if test:  # killed in it, that alone is done again
+                run.step = phase.steps
+                run.write()
+        else:
+            model.optimizer.finalize_variable_values(model.trainable_variables)
+        if test:
             # With a moving average, `fit` has put it in place of the weights.
-            row |= evaluate(phase, strategy)
+            run.rows[-1] |= evaluate(phase, strategy)
             models.save(phase.network, recipe, args.out / "model.keras")
-        run.rows.append(row | {"seconds": round(run.seconds, 3)})
+        run.rows[-1]["seconds"] = round(run.seconds, 3)
         run.epoch, run.step = epoch + 1, 0
         run.restore(variables)
         # The state comes last: killed before, all of this is done again.
@@ -155,6 +157,15 @@ def learn(phase, run, args, strategy, progress, board):
         if run.interrupted:
             raise KeyboardInterrupt
     model.optimizer.finalize_variable_values(model.trainable_variables)
+
+
+def _require_finite(loss, epoch):
+    """Checks that a training has not gone beyond all bounds."""
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"The loss must stay finite. Received: a loss of {loss} in epoch "
+            f"{epoch}. Pass a lower --learning-rate and another --out."
+        )
 
 
 def evaluate(phase, strategy):
