@@ -31,7 +31,9 @@ def choose(architecture, weights, accept_noncommercial=False):
     if weights is None:
         return None
     if isinstance(weights, registry.Checkpoint):
-        return _row(architecture, weights, accept_noncommercial)
+        name = f"{weights.architecture}/{weights.tag}"
+        advice = "Build that network, or pass another row."
+        return _row(architecture, weights, name, accept_noncommercial, advice)
     if not isinstance(weights, (str, os.PathLike)):
         raise ValueError(
             "`weights` must be None, a tag, a path or a row of CHECKPOINTS. "
@@ -41,7 +43,12 @@ def choose(architecture, weights, accept_noncommercial=False):
         )
     name = os.fspath(weights)
     if name.startswith(hub.PREFIX):
-        return _on_hub(architecture, name, accept_noncommercial)
+        row = hub.describe(name)
+        advice = (
+            "If that is a ResNet or ResNeXt, load it with "
+            f"`keras_resnext.from_hub({row.hub!r})`."
+        )
+        return _row(architecture, row, name, accept_noncommercial, advice)
     if architecture is None:
         return pathlib.Path(name)
     architecture = registry.find_architecture(architecture).name
@@ -52,26 +59,13 @@ def choose(architecture, weights, accept_noncommercial=False):
     return registry.resolve(architecture, name, accept_noncommercial)
 
 
-def _row(architecture, row, accept_noncommercial):
-    """Returns a row that is given as such, if it can fit."""
-    name = f"{row.architecture}/{row.tag}"
+def _row(architecture, row, name, accept_noncommercial, advice):
+    """Returns a checkpoint that did not come of a tag, if it can fit."""
     wanted = architecture and registry.find_architecture(architecture).name
     if wanted not in (None, row.architecture):
         raise ValueError(
             f"`weights` must be a checkpoint of {wanted}. Received: "
-            f"weights={name!r}. Build that network, or pass another row."
-        )
-    return registry.accepted(row, name, accept_noncommercial)
-
-
-def _on_hub(architecture, name, accept_noncommercial):
-    row = hub.describe(name)
-    wanted = architecture and registry.find_architecture(architecture).name
-    if wanted not in (None, row.architecture):
-        raise ValueError(
-            f"`weights` must be of {wanted}. Received: weights={name!r}, which "
-            f"is {row.architecture}. If that is a ResNet or ResNeXt, load it "
-            f"with `keras_resnext.from_hub({row.hub!r})`."
+            f"weights={name!r}, which is {row.architecture}. {advice}"
         )
     return registry.accepted(row, name, accept_noncommercial)
 
