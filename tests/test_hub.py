@@ -222,14 +222,14 @@ def test_transform_and_names(site):
 
 def test_ten_classes_without_names_are_not_those_of_cifar(site):
     from keras_resnext.commands import predicting
-    from keras_resnext.export import artifact
+    from keras_resnext.export import preparing
 
     configure(site, num_classes=10, label_names=None)
     with pytest.raises(ValueError, match=r"must name its classes.*10 classes"):
         keras_resnext.decode_predictions(np.eye(10), labels=NAME)
     model = keras_resnext.ResNeXt((1,), 2, 1, stem="cifar", classes=10)
     with pytest.raises(ValueError, match="must name the model's 10 classes"):
-        artifact._classes(model, NAME, None)
+        preparing._classes(model, NAME, None)
     row = keras_resnext.eval_transform(NAME).checkpoint
     assert predicting._names(None, row, 10)[9] == "class 9"
     configure(site, num_classes=1000, label_names=None)

@@ -1234,10 +1234,10 @@ def test_train(trained, arrays, monkeypatch):
 def test_what_was_trained_can_be_exported(
     trained, tmp_path, monkeypatch, eagerly
 ):
-    from keras_resnext.export import artifact, export
+    from keras_resnext.export import export, preparing
 
     # Of pictures of any size, those of the size that it was trained with.
-    monkeypatch.setattr(artifact, "_SIDE", 16)
+    monkeypatch.setattr(preparing, "_SIDE", 16)
     model = keras.models.load_model(trained[0] / "model.keras")
     report = export(model, tmp_path / "served")
     assert report.max_difference < 1e-4

@@ -5,7 +5,7 @@ import itertools
 from keras_resnext.commands import networks
 from keras_resnext.commands.arguments import PRECISIONS
 from keras_resnext.export import export
-from keras_resnext.export.artifact import check_format, destination
+from keras_resnext.export.checking import check_format, destination
 from keras_resnext.export.formats import FORMATS
 
 

@@ -1,0 +1,135 @@
+"""Compares what an artifact computes with the model from which it is."""
+
+import statistics
+import time
+
+import keras
+import numpy as np
+
+from keras_resnext import copies
+from keras_resnext.arguments import require
+from keras_resnext.export.folding import output_names, wrapped
+from keras_resnext.export.formats import PICTURES, one_by_one
+
+
+def expected(model, inputs):
+    """Returns the outputs, in their order, to compare an artifact's with.
+
+    Args:
+        model: The Keras model.
+        inputs: From a name of `input_names` to an array.
+
+    Raises:
+        ValueError: If they are not finite.
+    """
+    model = copies.recast(model, "float32")
+    structure = copies.graph(model).input
+    inputs = keras.tree.pack_sequence_as(structure, list(inputs.values()))
+    if type(model).predict_step is not keras.Model.predict_step:
+        model = wrapped(model)  # a detector's decodes what is not exported
+    outputs = model.predict(inputs, batch_size=8, verbose=0)
+    outputs = [
+        y if y.dtype.kind in "iub" else y.astype("float32")
+        for y in map(np.asarray, keras.tree.flatten(outputs))
+    ]
+    finite = np.mean([np.isfinite(y).mean() for y in outputs])
+    require(
+        finite == 1,
+        "What the model makes of photographs must be finite numbers",
+        "Nothing was written; look for the first layer with NaN or infinity.",
+        share_that_is_finite=float(finite),
+    )
+    return outputs
+
+
+def compare(job, runtime, outputs, expected, tolerance):
+    """Returns what a `Report` says of an artifact's outputs."""
+    names = output_names(job.model)
+    if not isinstance(outputs, dict):
+        outputs = dict.fromkeys(names, outputs)
+    outputs = [np.asarray(outputs[name]) for name in names]
+    # Eight bits have no logits: the steps of a probability are 1/256.
+    compared = np.asarray if job.precision == "int8" else _logits
+    difference = max(
+        _difference(a, b, compared)
+        for a, b in zip(outputs, expected, strict=True)
+    )
+    exact = job.precision == "float32"
+    other = "another `format`" if exact else "a more precise `precision`"
+    require(
+        difference <= tolerance,
+        f"What {runtime} computes must be within {tolerance:.1e} of what the "
+        "model does, relative to its greatest output",
+        f"Nothing was written; choose {other}, or set `tolerance`.",
+        difference=float(difference),
+    )
+    agreement = np.mean(
+        [
+            (_best(a) == _best(b)).mean()
+            for a, b in zip(outputs, expected, strict=True)
+        ]
+    )
+    return {
+        "max_difference": float(difference),
+        "agreement": float(agreement),
+        "pictures": len(expected[0]),
+    }
+
+
+def compare_bytes(job, run, expected, tolerance):
+    """Compares `serving_bytes` with Pillow's pictures in the Keras model."""
+    data = [file.read_bytes() for file in PICTURES]
+    answer = run({"pictures": data}, "serving_bytes")
+    expected = expected[: len(PICTURES)]  # the first of `job.samples`
+    best = -np.sort(-expected)[:, : job.top]
+    difference = np.abs(answer["scores"] - best).max() / np.abs(best).max()
+    # A pixel in five hundred is rounded differently.
+    limit = max(tolerance, 0.02)
+    require(
+        difference <= limit and not answer["errors"].any(),
+        f"The scores of serving_bytes must be within {limit:.1e} of the "
+        "model's, relative to the greatest, and without errors",
+        "Nothing was written; set `tolerance`.",
+        difference=float(difference),
+    )
+    return (f"Scores of serving_bytes: difference {difference:.1e}.",)
+
+
+def latency(run, inputs):
+    """Returns the median time for one picture, in milliseconds."""
+    times = []
+    first = next(one_by_one(inputs))
+    for _ in range(12):
+        start = time.perf_counter()
+        run(first)
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[2:])
+
+
+def _difference(outputs, expected, compared):
+    """Returns the greatest difference of one output, as `Report` has it."""
+    if not np.issubdtype(expected.dtype, np.floating):
+        return (outputs != expected).mean()
+    outputs, expected = compared(outputs), compared(expected)
+    return np.abs(outputs - expected).max() / (np.abs(expected).max() or 1.0)
+
+
+def _logits(outputs):
+    """Undoes a softmax, which hides differences where it saturates."""
+    if (
+        outputs.shape[-1] == 1
+        or outputs.min() < 0
+        or np.abs(outputs.sum(-1) - 1).max() > 0.02
+    ):
+        return outputs
+    logits = np.log(np.maximum(outputs, 1e-30))
+    return logits - logits.mean(-1, keepdims=True)
+
+
+def _best(outputs):
+    """Returns the best class, or the side of one half for a single score."""
+    if not np.issubdtype(outputs.dtype, np.floating):
+        return outputs
+    if outputs.ndim == 1 or outputs.shape[-1] == 1:
+        return outputs > 0.5
+    return outputs.argmax(-1)
