@@ -59,7 +59,7 @@ def describe(name):
         return _checkpoint(hub, json.loads(path.read_text("utf-8")))
     except (
         *(ValueError, TypeError, KeyError),
-        *(AttributeError, OverflowError, RecursionError),
+        *(AttributeError, ArithmeticError, RecursionError),
     ) as error:
         reason = printable(f"{type(error).__name__}: {error}", 300)
         raise ValueError(
@@ -115,26 +115,96 @@ def _verified(hub, name, path):
 
 
 def _checkpoint(hub, config):
+    """Reads what config.json says; what it leaves out is timm's default."""
+    # timm's older files have all in one.
+    settings = config.get("pretrained_cfg") or config
+
+    def either(name, default):
+        return settings.get(f"test_{name}") or settings.get(name) or default
+
     old = _OLD.sub("", str(config["architecture"]))
     try:
         architecture = registry.find_architecture(old).name
     except ValueError:
         architecture = old  # perhaps one that shows in its arrays
-    # timm's older files have all in one. What is missing is timm's default.
-    settings = config.get("pretrained_cfg") or config
-    test = settings.get("test_input_size") or settings.get("input_size")
-    channels, height, width = map(int, test or (3, 224, 224))
-    pct = float(
-        settings.get("test_crop_pct") or settings.get("crop_pct") or 0.875
-    )
-    mean = tuple(map(float, settings.get("mean") or registry.IMAGENET_MEAN))
-    std = tuple(map(float, settings.get("std") or registry.IMAGENET_STD))
-    classes = config.get("num_classes", settings.get("num_classes", 1000))
-    classes = int(classes)
+    channels, height, width = map(int, either("input_size", (3, 224, 224)))
+    pct = float(either("crop_pct", 0.875))
     labels = config.get("label_names") or settings.get("label_names")
     if labels is not None:
         labels = tuple(labels.values() if isinstance(labels, dict) else labels)
-    interpolation = settings.get("interpolation") or "bicubic"
+    row = registry.Checkpoint(
+        architecture=architecture,
+        tag=str(settings.get("tag") or "hub").lower(),
+        url=None,
+        sha256=None,
+        licence=str(
+            settings.get("license") or config.get("license") or "unknown"
+        ).lower(),
+        source=f"https://huggingface.co/{hub.partition('@')[0]}",
+        resize=math.floor(height / pct),
+        crop=height,
+        interpolation=settings.get("interpolation") or "bicubic",
+        mean=tuple(map(float, settings.get("mean") or registry.IMAGENET_MEAN)),
+        std=tuple(map(float, settings.get("std") or registry.IMAGENET_STD)),
+        top1=None,
+        top5=None,
+        classes=int(
+            config.get("num_classes", settings.get("num_classes", 1000))
+        ),
+        hub=hub,
+        labels=labels,
+        crop_mode=settings.get("crop_mode") or "center",
+    )
+    for fault, found in (
+        (f"{channels} channels", channels != 3),
+        (
+            f"pictures of {width}x{height} pixels",
+            height != width or not 0 < height <= MAX_SIDE,
+        ),
+        (f"crop_pct {pct}", not height <= row.resize <= MAX_SIDE),
+        *_faults(row),
+        *_foreign(config, row.classes),
+    ):
+        if found:
+            raise ValueError(f"it has {fault}")
+    for text in (old, row.tag, row.licence):
+        if not text.isprintable() or len(text) > _MOST_LETTERS:
+            raise ValueError(f"it has the name {printable(text)}")
+    return row
+
+
+def _faults(row):
+    """Yields what a stranger's checkpoint may have, and whether it has."""
+    yield (
+        f"interpolation {row.interpolation!r}",
+        row.interpolation not in _FILTERS,
+    )
+    yield f"crop_mode {row.crop_mode!r}", row.crop_mode not in _MODES
+    yield (
+        "no mean and deviation of three channels",
+        len(row.mean) != 3
+        or len(row.std) != 3
+        or not all(map(math.isfinite, row.mean + row.std))
+        or min(row.std) <= 0,
+    )
+    yield f"{row.classes} classes", not 1 <= row.classes <= _MOST_CLASSES
+    labels = row.labels or ()
+    yield (
+        f"{len(labels)} names for {row.classes} classes",
+        row.labels is not None and len(labels) != row.classes,
+    )
+    yield (
+        "names of classes that are no text of one line",
+        not all(isinstance(x, str) and x.isprintable() for x in labels),
+    )
+
+
+def _foreign(config, classes):
+    """Yields what no network of this package has, and whether it is there."""
+    yield (
+        "a `global_pool` that is not 'avg'",
+        config.get("global_pool", "avg") != "avg",
+    )
     # timm 1.0.31 writes these always.
     usual = {"in_chans": 3, "num_classes": classes, "global_pool": "avg"}
     foreign = {
@@ -142,69 +212,9 @@ def _checkpoint(hub, config):
         for key, value in (config.get("model_args") or {}).items()
         if key not in _TRAINING and value != usual.get(key)
     }
-    mode = settings.get("crop_mode") or "center"
-    for fault, found in (
-        (f"{channels} channels", channels != 3),
-        (
-            f"pictures of {width}x{height} pixels",
-            height != width or not 0 < height <= MAX_SIDE,
-        ),
-        (f"crop_pct {pct}", not 0 < height / MAX_SIDE <= pct <= 1),
-        (f"interpolation {interpolation!r}", interpolation not in _FILTERS),
-        (f"crop_mode {mode!r}", mode not in _MODES),
-        (
-            "no mean and deviation of three channels",
-            len(mean) != 3
-            or len(std) != 3
-            or not all(map(math.isfinite, mean + std))
-            or min(std) <= 0,
-        ),
-        (f"{classes} classes", not 1 <= classes <= _MOST_CLASSES),
-        (
-            f"{len(labels or ())} names for {classes} classes",
-            labels is not None and len(labels) != classes,
-        ),
-        (
-            "names of classes that are no text of one line",
-            not all(
-                isinstance(label, str) and label.isprintable()
-                for label in labels or ()
-            ),
-        ),
-        (
-            "a `global_pool` that is not 'avg'",
-            config.get("global_pool", "avg") != "avg",
-        ),
-        (
-            f"`model_args` {foreign}, which no network of this package has",
-            bool(foreign),
-        ),
-    ):
-        if found:
-            raise ValueError(f"it has {fault}")
-    licence = settings.get("license") or config.get("license") or "unknown"
-    tag = settings.get("tag") or "hub"
-    for text in (old, tag, licence):
-        if not str(text).isprintable() or len(str(text)) > _MOST_LETTERS:
-            raise ValueError(f"it has the name {printable(str(text))}")
-    return registry.Checkpoint(
-        architecture=architecture,
-        tag=str(tag).lower(),
-        url=None,
-        sha256=None,
-        licence=str(licence).lower(),
-        source=f"https://huggingface.co/{hub.partition('@')[0]}",
-        resize=math.floor(height / pct),
-        crop=height,
-        interpolation=interpolation,
-        mean=mean,
-        std=std,
-        top1=None,
-        top5=None,
-        classes=classes,
-        hub=hub,
-        labels=labels,
-        crop_mode=mode,
+    yield (
+        f"`model_args` {foreign}, which no network of this package has",
+        bool(foreign),
     )
 
 
