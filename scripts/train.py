@@ -72,6 +72,12 @@ def parse_arguments():
         given.setdefault("epochs", len(given["sizes"]))
     recipe = dataclasses.replace(recipes.RECIPES[args.recipe], **given)
     _check_fields(parser, given, recipe)
+    if given.get("zero_gamma") and args.weights:
+        parser.error(
+            "--zero-gamma is for blocks of random numbers. Received: "
+            f"--zero-gamma with --weights {args.weights}, which has numbers "
+            "for all of them. Pass one of both."
+        )
     return args, recipe
 
 
@@ -91,6 +97,14 @@ def _check_fields(parser, given, recipe):
         parser.error(
             "--milestones must be in rising order. Received: "
             f"{' '.join(map(str, milestones))}. Sort them."
+        )
+    sizes = given.get("sizes", ())
+    # What is unfrozen is trained at the last size.
+    if len(sizes) > recipe.epochs + bool(recipe.unfreeze_epochs):
+        parser.error(
+            "--sizes must have one number for each epoch, or fewer. Received: "
+            f"{len(sizes)} of them with --epochs {recipe.epochs}. Leave out "
+            "the last ones, or --epochs."
         )
 
 

@@ -901,6 +901,8 @@ def test_steps_without_milestones_are_a_constant_rate(variables):
             "must be in rising order. Received: 0.75 0.5. Sort them.",
         ),
         ("--recipe paper_cifar --milestones 0.5 0.5", "in rising order"),
+        ("--sizes 8 16 24 --epochs 2", "3 of them with --epochs 2."),
+        ("--zero-gamma --weights cifar10", "--zero-gamma with --weights"),
     ],
 )
 def test_fields_without_effect_are_refused(tmp_path, run_here, words, sentence):
@@ -922,6 +924,8 @@ def test_fields_without_effect_are_refused(tmp_path, run_here, words, sentence):
         # What a recipe holds is not given here.
         "--recipe rsb_a2 --augment none",
         "--recipe paper_cifar --schedule cosine",
+        "--sizes 8 16 --epochs 1 --unfreeze-epochs 1",
+        "--recipe quick --epochs 2 --weights cifar10",
     ],
 )
 def test_fields_that_go_together_are_taken(monkeypatch, words):
