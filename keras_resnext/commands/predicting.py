@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from keras_resnext import pillow, preprocessing
 from keras_resnext.commands import networks
+from keras_resnext.files import replacing
 
 
 def run(args):
@@ -118,20 +119,15 @@ def _printable(path):
 
 def _write(path, table):
     """Writes the table as CSV, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
     top = range(1, 1 + len(table[0][1]))
     # A name of a file need not be UTF-8: it goes back as the bytes it was.
     form = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-    try:
-        with open(part, "w", **form) as file:
-            rows = csv.writer(file)
-            rows.writerow(
-                ["picture"]
-                + [f"{what}_{i}" for i in top for what in ("class", "score")]
-            )
-            for picture, best in table:
-                cells = [cell for n, s in best for cell in (n, f"{s:.6f}")]
-                rows.writerow([picture, *cells])
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, open(part, "w", **form) as file:
+        rows = csv.writer(file)
+        rows.writerow(
+            ["picture"]
+            + [f"{what}_{i}" for i in top for what in ("class", "score")]
+        )
+        for picture, best in table:
+            cells = [cell for n, s in best for cell in (n, f"{s:.6f}")]
+            rows.writerow([picture, *cells])

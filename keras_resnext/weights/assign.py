@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from safetensors.numpy import save as serialise
 
+from keras_resnext.files import replacing
 from keras_resnext.weights import checkpoints, sources, structure, values
 from keras_resnext.weights.unread import printable
 
@@ -141,12 +142,8 @@ def save(model, path, dtype="float16"):
         name: _in_range(keras.ops.convert_to_numpy(v), dtype)
         for name, v in structure.variables(model).items()
     }
-    partial = path.with_name(f"{path.name}.part")
-    try:
-        partial.write_bytes(serialise(arrays))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as part:
+        part.write_bytes(serialise(arrays))
 
 
 def _in_range(array, dtype):
