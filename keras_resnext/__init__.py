@@ -6,7 +6,7 @@ import sys
 
 from keras_resnext import processor
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 processor.use_onednn()  # before Keras loads TensorFlow
 

@@ -16,9 +16,9 @@ def parser():
     """Returns what reads the command line."""
     main = console.Parser(
         prog="keras-resnext",
-        description="ResNeXt for Keras 3: what there is, what pictures show, "
-        "and models for\nother runtimes. `keras-resnext COMMAND --help` says "
-        "more.\n\n    keras-resnext predict cat.jpg",
+        description="ResNeXt for Keras 3: list the networks, classify "
+        "pictures, export models to\nother runtimes. `keras-resnext COMMAND "
+        "--help` says more.\n\n    keras-resnext predict cat.jpg",
     )
     main.add_argument(
         "--version",

@@ -672,8 +672,8 @@ def _constructor(architecture):
                 licence forbids commercial use.
 
         Returns:
-            A functional `keras.Model` of {num_params:,} parameters (with
-            {classes:,} classes), as `keras_resnext.ResNeXt`.
+            A functional `keras.Model` of {num_params:,} trainable parameters
+            (with {classes:,} classes), as `keras_resnext.ResNeXt`.
 
         Raises:
             ValueError: as `ResNeXt`, and if the tag is unknown or its licence

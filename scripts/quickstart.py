@@ -6,7 +6,7 @@ Classifies pictures with the weights that ship with the package, trains a
 new head on the frozen network to read handwritten digits, exports that as a
 SavedModel, loads it in another process, which knows nothing of this package,
 and compares. Writes runs/quickstart/quickstart.png and .../digits/. The
-pictures come with scikit-image and scikit-learn; no network is needed.
+pictures come with scikit-image and scikit-learn; no internet access is needed.
 """
 
 import os

@@ -220,6 +220,24 @@ def test_transform_and_names(site):
         assert best == ("cat", "cat", 1)
 
 
+def test_on_the_command_line(site, monkeypatch, capsys):
+    from keras_resnext.__main__ import main
+    from keras_resnext.export.formats import PICTURES
+
+    row = dataclasses.replace(ARCHITECTURES["tinynext_2x1d"], constructor=None)
+    monkeypatch.setitem(ARCHITECTURES, row.name, row)  # as `register` adds it
+    picture = str(PICTURES[0])
+    words = ["predict", picture, "--network", "tinynext_2x1d", "--top", "1"]
+    assert main([*words, "--weights", NAME]) == 0
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if picture in x]
+    assert line.removeprefix(picture).split()[0] in LABELS
+    site.refusal = 401, "RepoNotFound"
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--weights", "hf://somebody/else"])
+    assert end.value.code == 2
+    assert "Could not download config.json" in capsys.readouterr().err
+
+
 def test_ten_classes_without_names_are_not_those_of_cifar(site):
     from keras_resnext.commands import predicting
     from keras_resnext.export import preparing

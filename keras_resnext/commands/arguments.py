@@ -20,7 +20,7 @@ def add_network(parser, name="network", **options):
         add("model", metavar=name.upper(), help=text, **options)
     add(
         "--weights",
-        help="a tag of `keras-resnext list`, a file, or `random`\n"
+        help="a tag of `keras-resnext list`, a file, hf://USER/NAME, or `random`\n"
         "(default: those that ship with the network, else `imagenet`)",
     )
     add(
@@ -31,7 +31,8 @@ def add_network(parser, name="network", **options):
     add(
         "--classes",
         type=console.POSITIVE,
-        help="in a file of weights (default: the architecture's)",
+        help="number of classes of a file of weights\n"
+        "(default: the architecture's)",
     )
     add(
         "--checkpoint",
@@ -115,7 +116,7 @@ def _add_export(parser):
         type=console.path,
         help="folder to write to: OUT/1/ (SavedModel, for TensorFlow Serving),"
         "\nOUT/model.onnx, OUT/model.tflite (LiteRT), OUT/openvino/; names of"
-        "\nother precisions than float32 carry it, as OUT/bfloat16/1/",
+        "\nother precisions than float32 have it, as OUT/bfloat16/1/",
     )
     add(
         "--format",
@@ -123,7 +124,7 @@ def _add_export(parser):
         choices=[*FORMATS, "all", "fastest"],
         default=["saved_model"],
         help="what to write; `fastest` times all on this machine, prints a\n"
-        "table, and keeps the one",
+        "table, and keeps only that one",
     )
     add(
         "--precision",
@@ -155,7 +156,7 @@ def _add_export(parser):
     add(
         "--version",
         type=console.POSITIVE,
-        help="of the SavedModel (default: 1)",
+        help="number of the SavedModel's version (default: 1)",
     )
 
 
@@ -163,7 +164,8 @@ def _add_labels(parser):
     parser.add_argument(
         "--labels",
         type=_there,
-        help="file of one class name a line (default: the checkpoint's)",
+        help="text file, one class name on each line\n"
+        "(default: the checkpoint's)",
     )
 
 
@@ -194,7 +196,7 @@ download. A network that train.py wrote needs neither --checkpoint nor
     "export": (
         "exporting",
         _add_export,
-        "write a network for other runtimes, each file proven",
+        "write a network for other runtimes, and check each file",
         """\
     keras-resnext export resnext29 --out served/cifar10
     keras-resnext export resnext50_32x4d --out served/resnext50 \\
@@ -207,6 +209,6 @@ download. A network that train.py wrote needs neither --checkpoint nor
 Prints for each file its size, its difference from the Keras model on
 photographs, and its latency; at the end, all of them as one Markdown table. A
 network that train.py wrote needs neither --checkpoint nor --labels. Random
-weights need no network; what such a model answers means nothing.""",
+weights need no download; the answers of such a model mean nothing.""",
     ),
 }
