@@ -20,8 +20,9 @@ def add_network(parser, name="network", **options):
         add("model", metavar=name.upper(), help=text, **options)
     add(
         "--weights",
-        help="a tag of `keras-resnext list`, a file, hf://USER/NAME, or `random`\n"
-        "(default: those that ship with the network, else `imagenet`)",
+        help="a tag of `keras-resnext list`, a file, hf://USER/NAME,\n"
+        "or `random` (default: those that ship with the network, else\n"
+        "`imagenet`)",
     )
     add(
         "--accept-noncommercial",
