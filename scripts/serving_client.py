@@ -75,6 +75,7 @@ def rest(url, model, timeout):
             "A server that answers is required. Received: "
             f"--rest={url}. Begin it with http:// or https://."
         )
+    url = url.rstrip("/")
     session, model = requests.Session(), urllib.parse.quote(model, safe="")
 
     def ask(pictures):

@@ -19,7 +19,7 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("the graph is TensorFlow's", allow_module_level=True)
 import tensorflow as tf
 
-from keras_resnext.export import formats, serving
+from keras_resnext.export import decoding, formats, serving
 
 WIDTH, HEIGHT = 60, 40
 ROW = dataclasses.replace(
@@ -221,6 +221,25 @@ def test_a_million_blocks_take_no_time_each():
     place = 13 + 3 * 2 ** ((gif[10] & 7) + 1)
     data = gif[:place] + b"!\xfe\1.\0" * 200_000 + gif[place:]
     assert np.array_equal(in_graph(data), in_graph(gif))
+
+
+@pytest.mark.parametrize("form", ["GIF", "JPEG"])
+def test_what_follows_a_picture_is_not_looked_at(form, monkeypatch):
+    """Of an upload of any length as much is read as its picture needs."""
+    mode = {"GIF": "RGB", "JPEG": "CMYK"}[form]
+    data = encoded(PICTURE.convert(mode), form)
+    read, values = [], decoding._values
+
+    def counting(text):
+        result = values(text)
+        tf.py_function(lambda n: read.append(int(n)), [tf.size(result)], [])
+        return result
+
+    monkeypatch.setattr(decoding, "_values", counting)
+    function = tf.function(lambda x: serving.transform(x, ROW))
+    found = function(tf.constant(data + bytes(5_000_000)))
+    assert np.array_equal(found, in_graph(data))
+    assert read and max(read) < 1_200_000
 
 
 MEMORY = """

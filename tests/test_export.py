@@ -45,7 +45,14 @@ from keras_resnext.commands import (
     random_weights,
 )
 from keras_resnext.export import artifact as module
-from keras_resnext.export import elsewhere, fastest, formats, serving, swap
+from keras_resnext.export import (
+    elsewhere,
+    fastest,
+    formats,
+    preparing,
+    serving,
+    swap,
+)
 from keras_resnext.export.folding import fold
 from keras_resnext.preprocessing import eval_transform
 from keras_resnext.registry import ARCHITECTURES
@@ -539,6 +546,33 @@ def test_the_fastest_must_agree(least, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"saved_model"}
 
 
+@pytest.mark.parametrize("kind", ["one score", "class map"])
+def test_the_fastest_must_agree_without_classes(
+    kind, tmp_path, monkeypatch, capsys
+):
+    x = keras.Input((32, 32, 3))
+    y = keras.layers.Conv2D(3, 3)(x)
+    if kind == "one score":  # for two classes, of which it says the second
+        y = keras.layers.GlobalAveragePooling2D()(y)
+        y = keras.layers.Dense(
+            1, "sigmoid", kernel_initializer="zeros", bias_initializer="ones"
+        )(y)
+    else:
+        y = keras.ops.argmax(y, -1)
+    model = keras.Model(x, y)
+    shape = np.shape(model(photographs(32)))[1:]
+    wrong = dataclasses.replace(
+        formats.FORMATS["saved_model"],
+        load=lambda path: (
+            "It",
+            lambda x: np.full((len(x), *shape), -9, y.dtype),
+        ),
+    )
+    monkeypatch.setattr(fastest, "FORMATS", {"saved_model": wrong})
+    with pytest.raises(ValueError, match=r"must lose at most 0.5 %.*100\.0"):
+        export(model, tmp_path, "fastest", precision="float32")
+
+
 def test_notes_and_table_have_their_own_lines(
     least, tmp_path, monkeypatch, capsys
 ):
@@ -620,6 +654,7 @@ def test_labels_of_folders_count():
     assert fastest.labels_of("p", files, names).tolist() == [9, 8]
     assert fastest.labels_of("p", files, names[:9]) is None
     assert fastest.labels_of(np.zeros(2), (), names) is None
+    assert fastest.labels_of("p", files[:1], ["dog"]) is None
 
 
 # --- What an artifact says of itself ---
@@ -688,6 +723,16 @@ def test_what_a_file_was_before_is_not_said_of_the_new_one(least, tmp_path):
     assert beside(path).exists()
     export(least, path, "onnx")
     assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_what_is_not_said_by_us_stays(least, tmp_path):
+    pytest.importorskip("tf2onnx", reason="pip install '.[export]'")
+    path = tmp_path / "net.onnx"
+    for content in ("mine", "[]", '{"mean": 3}', "[" * 100_000):
+        beside(path).write_text(content)
+        with pytest.raises(FileExistsError, match=r"has not written\. Move"):
+            export(least, path, "onnx")
+        assert beside(path).read_text() == content and not path.exists()
 
 
 def beside(path):
@@ -1231,7 +1276,7 @@ def test_a_page_is_cut_and_a_name_is_quoted(monkeypatch):
         return answer
 
     monkeypatch.setattr(requests.Session, "post", post)
-    ask = script("serving_client").rest("http://h:1", "a b/c?d", 1)
+    ask = script("serving_client").rest("http://h:1/", "a b/c?d", 1)
     with pytest.raises(OSError) as error:
         ask([b""])
     assert len(str(error.value)) < 500
@@ -1327,6 +1372,27 @@ def test_command_line(least, tmp_path, capsys):
         command_line.main(command)
     assert end.value.code == 2
     assert "Pass version=2" in capsys.readouterr().err
+
+
+def test_all_commands_give_whole_numbers_to_what_takes_them(
+    least, tmp_path, capsys
+):
+    """A model that normalises by itself answers as it does in Keras."""
+    x = keras.Input((32, 32, 3), dtype="uint8")
+    y = keras_resnext.preprocess_input(keras.ops.cast(x, "float32"))
+    model = keras.Model(x, least(y))
+    model.save(tmp_path / "own.keras")
+    pixels = np.asarray(Image.open(formats.PICTURES[0]).resize((32, 32)))
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    best = model.predict(pixels[None], verbose=0).max()
+    words = [
+        str(tmp_path / "one.png"),
+        "--network",
+        str(tmp_path / "own.keras"),
+    ]
+    command_line.main(["predict", *words, "--checkpoint", "resnext29/cifar10"])
+    printed = capsys.readouterr().out
+    assert f"{best:.1%}" in printed
 
 
 def test_command_line_takes_what_training_wrote(least, tmp_path):
@@ -1488,6 +1554,15 @@ def text(tree):
         ({"format": "fastest", "precision": "int4"}, "`precision` must be so"),
         ({"top": 0}, "`top` must be a positive integer"),
         ({"labels": ["a"]}, "`labels` needs a `checkpoint`"),
+        *(
+            ({"checkpoint": row(32, 10), "labels": labels}, message)
+            for labels, message in (
+                (dict.fromkeys("abcdefghij"), "the model's 10 classes"),
+                ("abcdefghij", "the model's 10 classes.*'abcdefghij'"),
+                (list("abc"), "the model's 10 classes.*'3 of them'"),
+                (list(range(10)), "must be names of one line each"),
+            )
+        ),
         (
             {"checkpoint": "resnext50_32x4d", "labels": list("abcdefghij")},
             "must take images of 288x288 pixels.*input_shape=.32, 32, 3",
@@ -1523,6 +1598,55 @@ def test_outputs_that_are_one_or_the_input(format, small, tmp_path):
     model = keras.Model(small.input, outputs)
     report = export(model, tmp_path / "artifact", format)
     assert report.max_difference < 1e-4
+
+
+def test_no_output_hides_another_ones_nan(tmp_path):
+    x = keras.Input((32, 32, 3))
+    y = keras.layers.Conv2D(4, 3, activation="relu", bias_initializer="ones")(x)
+    large = y * 300.0 * 300.0  # infinite in sixteen bits
+    model = keras.Model(
+        x, {"a": keras.layers.Dense(3)(y), "b": large / (large + 1.0)}
+    )
+    with pytest.raises(ValueError, match=r"must be within .*difference=nan"):
+        export(model, tmp_path / "served", precision="float16", tolerance=9)
+    assert not (tmp_path / "served" / "1").exists()
+
+
+def test_pictures_that_memory_does_not_hold(least, tmp_path, monkeypatch):
+    monkeypatch.setattr(preparing, "_MOST", 4 * 4 * 32 * 32 * 3)
+    pictures = [formats.PICTURES[0]] * 5
+    with pytest.raises(ValueError, match=r"must be 4 pictures .*pictures=5"):
+        preparing.job(least, None, None, 5, pictures, 10**6)
+
+
+def test_each_input_has_its_own_numbers():
+    levels = keras.Input((8, 8, 3), dtype="uint8", name="levels")
+    numbers = keras.Input((8, 8, 3), name="numbers")
+    y = keras.ops.cast(levels, "float32") + numbers
+    model = keras.Model([levels, numbers], keras.layers.Flatten()(y))
+    arrays = {
+        "levels": np.full((2, 8, 8, 3), 99.7, "float32"),
+        "numbers": np.full((2, 8, 8, 3), 0.4, "float32"),
+    }
+    job, _, _ = preparing.job(model, None, None, 5, arrays, 10**6)
+    assert (job.calibration["levels"] == 100).all()
+    assert (job.calibration["numbers"] == np.float32(0.4)).all()
+    # The packaged photographs: as they are, and normalised.
+    assert job.samples["levels"].max() > 200
+    assert -3 < job.samples["numbers"].min() < 0
+    assert job.samples["numbers"][:4].max() < 3
+
+
+def test_what_normalises_twice_is_told(least, tmp_path):
+    x = keras.Input((32, 32, 3))
+    scale = keras.layers.Rescaling(1 / 255, name="scale")
+    model = keras.Model(x, least(scale(x)))
+    report = export(model, tmp_path / "float", checkpoint=row(32, 10))
+    assert "again by the layer scale. If" in "".join(report.notes)
+    whole = keras.Input((32, 32, 3), dtype="uint8")
+    model = keras.Model(whole, least(scale(whole)))
+    report = export(model, tmp_path / "whole", checkpoint=row(32, 10))
+    assert "again by" not in "".join(report.notes)
 
 
 def test_own_classes_and_limit_of_pixels(least, tmp_path):
@@ -1641,6 +1765,32 @@ def test_folder_of_other_things_is_kept(least, tmp_path, format):
     with pytest.raises(FileExistsError, match="not be a folder of other"):
         export(least, tmp_path, format)
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_file_is_no_folder_of_openvino(least, tmp_path, monkeypatch):
+    pytest.importorskip("openvino", reason="a runtime is missing")
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(module, "folded", None)  # nothing is begun
+    with pytest.raises(FileExistsError, match="must not be a file for openv"):
+        export(least, tmp_path / "file", "openvino")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_tensorflow_cannot_compute_is_no_fault_of_the_disk(
+    least, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise tf.errors.InvalidArgumentError(None, None, "shapes differ")
+
+    kind = formats.FORMATS["saved_model"]
+    for new in ({"write": fail}, {"load": lambda _: ("It", fail)}):
+        changed = {"saved_model": dataclasses.replace(kind, **new)}
+        monkeypatch.setattr(module, "FORMATS", changed)
+        with pytest.raises(
+            ValueError, match=r"A model is required .*shapes differ.*Nothing"
+        ):
+            export(least, tmp_path / "served")
+        assert not (tmp_path / "served" / "1").exists()
 
 
 @pytest.mark.parametrize("format", PACKAGES)

@@ -47,6 +47,29 @@ def difference(outputs, expected):
     return np.abs(outputs - expected).max() / np.abs(expected).max()
 
 
+def test_sizes_that_differ_have_no_name_in_common(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="not installed")
+    left, right = (
+        keras.Input((None, None, 3), name=name) for name in ("left", "right")
+    )
+    shrink = layers.Conv2D(4, 3, 2)
+    for count, model in enumerate(
+        (
+            keras.Model(left, shrink(left)),
+            keras.Model([left, right], [shrink(left), shrink(right)]),
+        ),
+        1,
+    ):
+        export(model, tmp_path / "net.onnx", "onnx")
+        session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+        shapes = [
+            x.shape for x in (*session.get_inputs(), *session.get_outputs())
+        ]
+        names = [name for shape in shapes for name in shape[1:3]]
+        assert len({*names}) == len(names) == 4 * count
+        assert {shape[0] for shape in shapes} == {"batch"}
+
+
 @pytest.mark.parametrize("format", FORMAT_PACKAGES)
 def test_named_outputs(tmp_path, format):
     pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")

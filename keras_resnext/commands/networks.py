@@ -13,6 +13,7 @@ import numpy as np
 from keras_resnext import preprocessing, resnext, weights
 from keras_resnext.commands import random_weights
 from keras_resnext.export.formats import PICTURES
+from keras_resnext.export.preparing import row_for
 from keras_resnext.registry import (
     CHECKPOINTS,
     Checkpoint,
@@ -69,7 +70,7 @@ def load(args, resize=None, crop=None, assume=False):
             file=sys.stderr,
         )
     if model is not None:
-        return model, row
+        return model, row and row_for(model.inputs[0], row)
     architecture = find_architecture(args.model)
     random = args.weights == "random"
     if random:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from keras_resnext import pillow, preprocessing
 from keras_resnext.commands import networks
+from keras_resnext.export.preparing import as_input
 from keras_resnext.files import replacing
 
 
@@ -78,6 +79,7 @@ def classify(model, transform, pictures, batch_size):
             read = [i for i, array in enumerate(inputs) if array is not None]
             if read:
                 stack = np.stack([inputs[i] for i in read])
+                stack = as_input(model.inputs[0], stack)
                 scores = np.asarray(model.predict_on_batch(stack), "float32")
                 yield from zip([batch[i] for i in read], scores, strict=True)
 

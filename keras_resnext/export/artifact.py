@@ -23,7 +23,7 @@ from keras_resnext.export.checking import (
 )
 from keras_resnext.export.folding import folded
 from keras_resnext.export.formats import FORMATS
-from keras_resnext.export.swap import moved, writing
+from keras_resnext.export.swap import errors, moved, writing
 from keras_resnext.pillow import MAX_PIXELS
 
 # Greatest difference from the model, relative to its greatest output. In
@@ -273,7 +273,7 @@ def _export(job, final, format, precision, tolerance, expected):
             notes += kind.write(job, part) or ()
         with _converting(format, new):
             runtime, run = kind.load(part)
-            outputs = run(job.samples)  # all at once: the batch is variable
+            outputs = comparing.run_all(run, job.samples)
         facts = comparing.compare(job, runtime, outputs, expected, tolerance)
         latency = comparing.latency(run, job.samples)
         if job.checkpoint and format == "saved_model":
@@ -282,14 +282,14 @@ def _export(job, final, format, precision, tolerance, expected):
             if part.is_dir() and job.facts():
                 serving.write_facts(job.facts(), serving.facts_of(part))
         size = sum(f.stat().st_size for f in _files(part))
-        if format == "saved_model":
-            with writing(final):
+        with writing(final):
+            if format == "saved_model":
                 serving.write_batching(final.parent, part.parent)
+            if part.is_file():  # of the artifact that was there
+                serving.facts_of(final).unlink(missing_ok=True)
     if final.is_file() and job.facts():
         with moved(serving.facts_of(final)) as part:
             serving.write_facts(job.facts(), part)
-    elif final.is_file():  # of the artifact that was there
-        serving.facts_of(final).unlink(missing_ok=True)
     return Report(
         final, runtime, precision, size, **facts, latency=latency, notes=notes
     )
@@ -302,11 +302,9 @@ def _files(path):
 @contextlib.contextmanager
 def _converting(format, model):
     """Turns what a converter or a runtime says into one sentence."""
-    import tensorflow as tf
-
     try:
         yield
-    except (OSError, MemoryError, tf.errors.OpError):
+    except (MemoryError, *errors()):
         raise
     except Exception as error:  # each converter has its own
         text = re.sub(r"\x1b\[\d*m", "", str(error))  # bold, of Keras

@@ -146,16 +146,24 @@ def destination(path, format, version):
                 f"version={free} (--version {free} on the command line)."
             )
         return final
-    own = (
-        {"model.xml", "model.bin", serving.PREPROCESSING}
-        if format == "openvino"
-        else None
-    )
-    if path.is_dir() and (
-        own is None or not {p.name for p in path.iterdir()} <= own
-    ):
+    if format == "openvino":
+        own = {"model.xml", "model.bin", serving.PREPROCESSING}
+        taken = path.is_file() or (
+            path.is_dir() and not {p.name for p in path.iterdir()} <= own
+        )
+    else:
+        taken = path.is_dir()
+    if taken:
+        kind = "file" if path.is_file() else "folder of other things"
         raise FileExistsError(
-            f"`path` must not be a folder of other things for {format}. "
-            f"Received: path='{path}'. Choose a new name in it."
+            f"`path` must not be a {kind} for {format}. Received: "
+            f"path='{path}'. Choose a new name."
+        )
+    facts = serving.facts_of(path)
+    if format != "openvino" and facts.exists() and not serving.is_facts(facts):
+        raise FileExistsError(
+            "The file beside an artifact, which says what its inputs are, must "
+            f"not be anybody's. Received: path='{path}' with '{facts}', which "
+            "this package has not written. Move that, or choose a new name."
         )
     return path

@@ -11,6 +11,8 @@ from keras_resnext.arguments import require
 from keras_resnext.export.folding import output_names, wrapped
 from keras_resnext.export.formats import PICTURES, one_by_one
 
+_AT_ONCE = 8  # pictures
+
 
 def expected(model, inputs):
     """Returns the outputs, in their order, to compare an artifact's with.
@@ -27,7 +29,7 @@ def expected(model, inputs):
     inputs = keras.tree.pack_sequence_as(structure, list(inputs.values()))
     if type(model).predict_step is not keras.Model.predict_step:
         model = wrapped(model)  # a detector's decodes what is not exported
-    outputs = model.predict(inputs, batch_size=8, verbose=0)
+    outputs = model.predict(inputs, batch_size=_AT_ONCE, verbose=0)
     outputs = [
         y if y.dtype.kind in "iub" else y.astype("float32")
         for y in map(np.asarray, keras.tree.flatten(outputs))
@@ -50,9 +52,12 @@ def compare(job, runtime, outputs, expected, tolerance):
     outputs = [np.asarray(outputs[name]) for name in names]
     # Eight bits have no logits: the steps of a probability are 1/256.
     compared = np.asarray if job.precision == "int8" else _logits
-    difference = max(
-        _difference(a, b, compared)
-        for a, b in zip(outputs, expected, strict=True)
+    # NumPy's maximum keeps a NaN, which Python's loses.
+    difference = np.max(
+        [
+            _difference(a, b, compared)
+            for a, b in zip(outputs, expected, strict=True)
+        ]
     )
     exact = job.precision == "float32"
     other = "another `format`" if exact else "a more precise `precision`"
@@ -65,7 +70,7 @@ def compare(job, runtime, outputs, expected, tolerance):
     )
     agreement = np.mean(
         [
-            (_best(a) == _best(b)).mean()
+            (best(a) == best(b)).mean()
             for a, b in zip(outputs, expected, strict=True)
         ]
     )
@@ -76,13 +81,33 @@ def compare(job, runtime, outputs, expected, tolerance):
     }
 
 
+def run_all(run, inputs):
+    """Returns the outputs of all inputs, which are run a few at a time.
+
+    So many large pictures need little memory, and a batch of another size
+    than the others, the last one, shows that the size is variable.
+
+    Args:
+        run: What a `Format` has loaded.
+        inputs: An array, or several by their names.
+    """
+
+    def part(start):
+        some = slice(start, start + _AT_ONCE)
+        return run(keras.tree.map_structure(lambda x: x[some], inputs))
+
+    count = len(keras.tree.flatten(inputs)[0])
+    parts = map(part, range(0, count, _AT_ONCE))
+    return keras.tree.map_structure(lambda *y: np.concatenate(y), *parts)
+
+
 def compare_bytes(job, run, expected, tolerance):
     """Compares `serving_bytes` with Pillow's pictures in the Keras model."""
     data = [file.read_bytes() for file in PICTURES]
     answer = run({"pictures": data}, "serving_bytes")
     expected = expected[: len(PICTURES)]  # the first of `job.samples`
-    best = -np.sort(-expected)[:, : job.top]
-    difference = np.abs(answer["scores"] - best).max() / np.abs(best).max()
+    scores = -np.sort(-expected)[:, : job.top]
+    difference = np.abs(answer["scores"] - scores).max() / np.abs(scores).max()
     # A pixel in five hundred is rounded differently.
     limit = max(tolerance, 0.02)
     require(
@@ -126,8 +151,11 @@ def _logits(outputs):
     return logits - logits.mean(-1, keepdims=True)
 
 
-def _best(outputs):
-    """Returns the best class, or the side of one half for a single score."""
+def best(outputs):
+    """Returns the best class, or the side of one half for a single score.
+
+    Integers, as of a map of classes, are what they are.
+    """
     if not np.issubdtype(outputs.dtype, np.floating):
         return outputs
     if outputs.ndim == 1 or outputs.shape[-1] == 1:

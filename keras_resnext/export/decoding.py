@@ -7,6 +7,11 @@ Pillow's picture, or is too large, is an error of its own.
 
 from keras_resnext.pillow import MAX_ASPECT
 
+# A file has a few dozen, a colour profile of 16 MB 256.
+_MAX_SEGMENTS = 1000
+# Bytes of a GIF that are looked at: of its first frame two for each pixel, and
+# as many of what may stand before it.
+_GIF_BEFORE = 2**20
 _BMP_HEADERS = (40, 52, 56, 64, 108, 124)  # bytes; those that Pillow knows
 _BMP_MASKS = (0xFF0000, 0xFF00, 0xFF)  # blue first, as without masks
 # A GIF's frame of one pixel, with colours of its own.
@@ -71,12 +76,21 @@ def _adobe(data):
     """Tells whether one of a JPEG's segments is Adobe's."""
     import tensorflow as tf
 
-    values = tf.concat([_values(data), [0] * 4], 0)
-    begin, marker, high, low = (values[i : i - 4] for i in range(4))
-    here = tf.range(tf.size(begin))
-    last = (begin != 0xFF) | (marker == 0xDA) | (marker == 0xEE)
-    length = tf.where(marker == 0xFF, 1, 2 + 256 * high + low)
-    place = _follow(tf.where(last, here, here + length))[2]
+    def at(place):
+        return tf.unstack(_values(tf.strings.substr(data, place, 4)), 4)
+
+    def goes_on(place):
+        begin, marker, _, _ = at(place)
+        return (begin == 0xFF) & (marker != 0xDA) & (marker != 0xEE)
+
+    def following(place):
+        _, marker, high, low = at(place)
+        return [place + tf.where(marker == 0xFF, 1, 2 + 256 * high + low)]
+
+    # Behind the start; a file that ends before is an error, as a broken one.
+    (place,) = tf.while_loop(
+        goes_on, following, [2], maximum_iterations=_MAX_SEGMENTS
+    )
     return (tf.strings.substr(data, place, 2) == b"\xff\xee") & (
         tf.strings.substr(data, place + 4, 5) == b"Adobe"
     )
@@ -94,6 +108,11 @@ def _gif(data, max_pixels):
     """Decodes the first frame; the others never reach the decoder."""
     import tensorflow as tf
 
+    sides = [_number(data, i, 2) for i in (6, 8)]
+    with tf.control_dependencies([_fits(*sides, max_pixels)]):
+        most = 2 * sides[0] * sides[1] + _GIF_BEFORE
+    # What follows, as an animation's other frames, would cost as much.
+    data = tf.strings.substr(data, tf.constant(0, tf.int64), most)
     values = tf.concat([_values(data), [0]], 0)
     here = tf.range(tf.size(values))
     # Blocks of data, each behind its length, end with one of length 0.
@@ -106,8 +125,8 @@ def _gif(data, max_pixels):
     whole = (
         (values[frame] == 0x2C)
         & tf.reduce_all(tf.stack(origin) == 0)
-        & (width >= _number(data, 6, 2))
-        & (height >= _number(data, 8, 2))
+        & (width >= sides[0])
+        & (height >= sides[1])
     )
     stop = end[11 + frame + _table(values[frame + 9])]
     # Without the extensions before: where one of them says that a colour is

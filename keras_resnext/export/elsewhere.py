@@ -4,6 +4,7 @@ The converters are TensorFlow's, and a process has one backend. A `.keras`
 file is the same on all of them.
 """
 
+import collections.abc
 import importlib.util
 import os
 import pathlib
@@ -42,6 +43,8 @@ def export(model, options):
             f"Received: backend={keras.backend.backend()!r}. Run `pip install "
             '".[export]"` in a checkout.'
         )
+    if isinstance(options["calibration"], collections.abc.Iterator):
+        options["calibration"] = list(options["calibration"])  # to be sent
     model = copies.recast(model, "float32")  # two backends round differently
     inputs = _some_inputs(model)
     outputs = [
@@ -118,9 +121,12 @@ def _load(folder, inputs, outputs):
             "`export` with KERAS_BACKEND=tensorflow where its layers are "
             "defined."
         ) from error
-    difference = max(
-        np.abs(np.asarray(a, "float64") - b).max() / (np.abs(b).max() or 1.0)
-        for a, b in zip(found, outputs, strict=True)
+    difference = np.max(  # which keeps a NaN
+        [
+            np.abs(np.asarray(a, "float64") - b).max()
+            / (np.abs(b).max() or 1.0)
+            for a, b in zip(found, outputs, strict=True)
+        ]
     )
     require(
         difference <= _TOLERANCE,

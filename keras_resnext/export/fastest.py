@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 from keras_resnext.arguments import require
-from keras_resnext.export import serving, swap
+from keras_resnext.export import comparing, serving, swap
 from keras_resnext.export.formats import FORMATS
 from keras_resnext.preprocessing import usual_classes
 
@@ -107,8 +107,8 @@ def choose(write, path, images, expected, labels, batch, max_loss, precisions):
     Raises:
         ValueError: If none agrees with the model.
     """
-    truth = expected.argmax(-1) if labels is None else labels
-    best = np.mean(expected.argmax(-1) == truth)
+    truth = comparing.best(expected) if labels is None else labels
+    best = np.mean(comparing.best(expected) == truth)
     candidates = [
         Candidate(format, precision)
         for format, kind in FORMATS.items()
@@ -124,9 +124,8 @@ def choose(write, path, images, expected, labels, batch, max_loss, precisions):
                 one.reason = str(error)
                 continue
             _, one.run = FORMATS[one.format].load(one.report.path)
-            parts = np.split(images, range(8, len(images), 8))
-            outputs = np.concatenate([one.run(part) for part in parts])
-            right = np.mean(outputs.argmax(-1) == truth)
+            outputs = comparing.run_all(one.run, images)
+            right = np.mean(comparing.best(outputs) == truth)
             one.loss = 100 * float(best - right)
         able = [one for one in candidates if one.report is not None]
         require(
@@ -217,12 +216,13 @@ def labels_of(folder, files, names):
     Args:
         folder: Which holds the folders, or anything else.
         files: The pictures in it.
-        names: Of the model's classes, or `None`.
+        names: Of the model's classes, or `None`; one name is of a score that
+            tells two classes apart, and does not say which.
 
     Returns:
         Indices, `(pictures,)`, or `None` where the folders do not say.
     """
-    if not isinstance(folder, (str, pathlib.Path)) or not names:
+    if not isinstance(folder, (str, pathlib.Path)) or len(names or ()) < 2:
         return None
     known = {name: i for i, name in enumerate(names)}
     usual = usual_classes(len(names))

@@ -465,9 +465,12 @@ def _name_axes(graph):
     del graph.value_info[:]  # would still have the old names
     for value in (*graph.input, *graph.output):
         dims = value.type.tensor_type.shape.dim
-        names = ("batch", "pictures", "height", "width", "channels")
-        names = names if len(dims) == 5 else ("batch", *names[2:])
-        for dim, name in zip(dims, names, strict=False):
+        names = ("pictures", "height", "width", "channels")[-len(dims) + 1 :]
+        # One name is one size: maps are smaller than the images, and of two
+        # inputs each may have its own.
+        if value in graph.output or len(graph.input) > 1:
+            names = [f"{value.name}_{name}" for name in names]
+        for dim, name in zip(dims, ("batch", *names), strict=False):
             if not dim.HasField("dim_value"):
                 dim.dim_param = name
 

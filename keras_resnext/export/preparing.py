@@ -2,9 +2,12 @@
 
 import collections.abc
 import dataclasses
+import functools
+import math
 import os
 import pathlib
 
+import keras
 import numpy as np
 
 from keras_resnext import pillow, preprocessing
@@ -13,10 +16,12 @@ from keras_resnext.export.folding import input_names
 from keras_resnext.export.formats import PICTURES, Job
 from keras_resnext.registry import usual
 
-# Of a checkpoint's row, for models that normalise by themselves.
-_LEVELS = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
+_LEVELS = (0.0,) * 3, (1 / 255,) * 3  # mean and deviation: pixels as they are
 _COMPARED = 32  # pictures at most, beside the packaged ones
 _SIDE = 224  # pixels, where neither model nor checkpoint say
+_MOST = (
+    4e9  # bytes of one input's pictures for calibration: 6,600 of 224 pixels
+)
 
 
 def job(model, checkpoint, labels, top, calibration, max_pixels):
@@ -26,26 +31,27 @@ def job(model, checkpoint, labels, top, calibration, max_pixels):
     """
     row, labels = _classes(model, checkpoint, labels)
     side = _side(model, row)
-    transform = _transform(model, row, side, max_pixels)
-    samples, files, notes = _inputs(model, transform, PICTURES, side)
+    usual_row = row or usual(side)
+    inputs = functools.partial(_inputs, model, usual_row, side, max_pixels)
+    samples, files, notes = inputs(PICTURES)
     if calibration is not None:
-        calibration, files, notes = _inputs(model, transform, calibration, side)
+        calibration, files, notes = inputs(calibration)
         samples = {
             name: np.concatenate([x, calibration[name][:_COMPARED]])
             for name, x in samples.items()
         }
     job = Job(
-        model,
-        "float32",
-        side,
-        samples,
-        calibration,
-        row,
-        labels,
-        top,
-        max_pixels,
+        model=model,
+        precision="float32",
+        side=side,
+        samples=samples,
+        calibration=calibration,
+        checkpoint=row,
+        labels=labels,
+        top=top,
+        max_pixels=max_pixels,
     )
-    return job, files, notes
+    return job, files, notes + _normalising(model, row)
 
 
 def _classes(model, checkpoint, labels):
@@ -65,8 +71,7 @@ def _classes(model, checkpoint, labels):
         inputs=input_names(model),
     )
     row = preprocessing.eval_transform(checkpoint).checkpoint
-    if _takes_levels(model):
-        row = dataclasses.replace(row, **_LEVELS)
+    row = row_for(model.inputs[0], row)
     shape = tuple(model.outputs[0].shape)
     require(
         len(shape) == 2 and len(model.outputs) == 1,
@@ -83,19 +88,20 @@ def _classes(model, checkpoint, labels):
     classes = shape[1]
     if labels is None:
         labels = preprocessing.class_names(row, classes)
+    listed = isinstance(labels, list | tuple | np.ndarray)
     require(
-        labels is not None and len(labels) == classes,
+        listed and len(labels) == classes,
         f"`labels` must name the model's {classes} classes",
         "Pass a list of names in the classes' order.",
-        number_of_labels=None if labels is None else len(labels),
+        labels=f"{len(labels)} of them" if listed else labels,
     )
     require(
-        all("\n" not in label for label in labels),
+        all(isinstance(x, str) and "\n" not in x for x in labels),
         "`labels` must be names of one line each",
-        "Remove the line breaks.",
+        "Pass text without line breaks.",
         labels=labels,
     )
-    return row, list(labels)
+    return row, [str(label) for label in labels]
 
 
 def _side(model, row):
@@ -116,20 +122,40 @@ def _side(model, row):
     return row.crop
 
 
-def _takes_levels(model):
-    """Tells whether a model's inputs are integers, so pixels as they are."""
-    return "int" in model.inputs[0].dtype
+def row_for(x, row):
+    """Returns a checkpoint's row with the normalisation that an input wants.
+
+    Args:
+        x: An input of a model. One of integers takes pixels as they are, and
+            the model normalises by itself.
+        row: A `Checkpoint`.
+    """
+    if "int" not in x.dtype:
+        return row
+    mean, std = _LEVELS
+    return dataclasses.replace(row, mean=mean, std=std)
 
 
-def _transform(model, row, side, max_pixels):
-    """Returns the checkpoint's preprocessing, or ImageNet's usual one."""
-    row = row or usual(side)
-    if _takes_levels(model):
-        row = dataclasses.replace(row, **_LEVELS)
-    return preprocessing.eval_transform(row, max_pixels)
+def as_input(x, array):
+    """Returns pictures of such a row as the numbers that an input takes."""
+    array = np.rint(array) if "int" in x.dtype else array
+    return array.astype(x.dtype, copy=False)
 
 
-def _inputs(model, transform, pictures, side):
+def _normalising(model, row):
+    """Returns a note if pictures may be normalised twice."""
+    kinds = keras.layers.Rescaling | keras.layers.Normalization
+    layers = [x for x in model._flatten_layers() if isinstance(x, kinds)]
+    if not layers or row is None or (row.mean, row.std) == _LEVELS:
+        return ()
+    return (
+        "Pictures are normalised as the checkpoint says, and again by the "
+        f"layer {layers[0].name}. If that is to do it alone, build the model "
+        'with `keras.Input(shape, dtype="uint8")`.',
+    )
+
+
+def _inputs(model, row, side, max_pixels, pictures):
     """Returns inputs by their names, the pictures, and notes."""
     names = input_names(model)
     files, notes = (), ()
@@ -141,14 +167,8 @@ def _inputs(model, transform, pictures, side):
     elif isinstance(pictures, np.ndarray):
         arrays = [pictures]
     else:
-        made, files, notes = _transformed(transform, pictures)
-        made = np.stack(made)
-        # Each input gets the picture after the one before it has.
-        arrays = [
-            _arranged(np.roll(made, -i, axis=0), x, side)
-            for i, x in enumerate(model.inputs)
-        ]
-    wanted = [tuple(n or side for n in x.shape[1:]) for x in model.inputs]
+        arrays, files, notes = _made(model, row, side, max_pixels, pictures)
+    wanted = [_shape(x, side) for x in model.inputs]
     shapes = [np.shape(array)[1:] for array in arrays]
     require(
         shapes == wanted and len(set(map(len, arrays))) == 1,
@@ -163,19 +183,55 @@ def _inputs(model, transform, pictures, side):
         "Check what makes the arrays.",
         calibration=f"{len(arrays[0])} of them",
     )
-    if _takes_levels(model):
-        arrays = [np.rint(array) for array in arrays]
     inputs = {
-        name: array.astype(x.dtype)
+        name: as_input(x, array)
         for name, array, x in zip(names, arrays, model.inputs, strict=True)
     }
     return inputs, files, notes
 
 
-def _arranged(pictures, x, side):
-    """Cuts pictures, and puts several together, for one input."""
-    *frames, height, width, channels = (n or side for n in x.shape[1:])
-    pictures = pictures[:, :height, :width, np.arange(channels) % 3]
+def _made(model, row, side, max_pixels, pictures):
+    """Returns an array for each input, the pictures' files, and notes."""
+    found, folder = _found(pictures)
+    size = max(4 * math.prod(_shape(x, side)) for x in model.inputs)
+    require(
+        size * len(found) <= _MOST,
+        f"`calibration` must be {_MOST // size:.0f} pictures of this size at "
+        "most, as all of them are in memory",
+        "Pass a part of them: for int8 a hundred do.",
+        pictures=len(found),
+    )
+    made = {}
+    for one in {row_for(x, row) for x in model.inputs}:
+        transform = preprocessing.eval_transform(one, max_pixels)
+        made[one], files, notes = _transformed(transform, found, folder)
+    # Each input gets the picture after the one before it has.
+    arrays = [
+        _arranged(made[row_for(x, row)], i, _shape(x, side))
+        for i, x in enumerate(model.inputs)
+    ]
+    return arrays, files, notes
+
+
+def _shape(x, side):
+    """Returns the shape of one input, where the model leaves it open, too."""
+    return tuple(n or side for n in x.shape[1:])
+
+
+def _arranged(pictures, first, shape):
+    """Cuts pictures, and puts several together, for one input.
+
+    Args:
+        pictures: A list of arrays.
+        first: Number of the one to begin with.
+        shape: Of what the input takes, of one picture or several.
+    """
+    first %= len(pictures)
+    pictures = np.stack(pictures[first:] + pictures[:first])
+    *frames, height, width, channels = shape
+    pictures = pictures[:, :height, :width]
+    if channels != 3:
+        pictures = pictures[..., np.arange(channels) % 3]
     for count in frames:  # each picture, and those that follow it
         pictures = np.stack(
             [np.roll(pictures, -i, axis=0) for i in range(count)], axis=1
@@ -183,45 +239,49 @@ def _arranged(pictures, x, side):
     return pictures
 
 
-def _transformed(transform, pictures):
-    """Returns inputs, their pictures, and a note of what else was there."""
-    if not isinstance(pictures, (str, os.PathLike)):
+def _found(pictures):
+    """Returns pictures, or the files in a folder, as a list; and the folder."""
+    if not isinstance(pictures, str | os.PathLike):
         iterable = isinstance(pictures, collections.abc.Iterable)
-        kept = list(pictures) if iterable else []
+        found = list(pictures) if iterable else []
         require(
-            kept,
+            found,
             "`calibration` must be one picture or more",
             "Pass a folder, a list of paths, or an array.",
             calibration=pictures,
         )
-        return [transform(picture) for picture in kept], kept, ()
-    made, kept, skipped = [], [], []
+        return found, None
     require(
         os.path.isdir(pictures),
         "`calibration` must be a folder of pictures",
         "Pass one picture as `[path]`; of .npz its array.",
         calibration=os.fspath(pictures),
     )
-    for path in pillow.files_in(pathlib.Path(pictures)):
+    return pillow.files_in(pathlib.Path(pictures)), os.fspath(pictures)
+
+
+def _transformed(transform, found, folder):
+    """Returns inputs, their pictures, and a note of what else was there."""
+    made, kept, skipped = [], [], []
+    for picture in found:
         try:
-            made.append(transform(path))
-            kept.append(path)
-        except ValueError:  # a README.md
-            skipped.append(path.name)
+            made.append(transform(picture))
+            kept.append(picture)
+        except ValueError:
+            if folder is None:
+                raise
+            skipped.append(picture.name)  # a README.md
     require(
         made,
         "`calibration` must be one picture or more",
         f"None of its {len(skipped)} files can be decoded: check the folder.",
-        calibration=os.fspath(pictures),
+        calibration=folder,
     )
     if not skipped:
         return made, kept, ()
     names = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
-    return (
-        made,
-        kept,
-        (
-            f"Skipped {len(skipped)} of {len(made) + len(skipped)} files in "
-            f"{pictures}, which are not pictures that can be decoded: {names}.",
-        ),
+    note = (
+        f"Skipped {len(skipped)} of {len(found)} files in {folder}, which are "
+        f"not pictures that can be decoded: {names}."
     )
+    return made, kept, (note,)

@@ -120,6 +120,15 @@ def write_facts(facts, path):
     path.write_text(text + "\n", "utf-8")
 
 
+def is_facts(path):
+    """Tells whether `write_facts` may have written a file."""
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(facts, dict) and {"order", "resize", "mean"} <= {*facts}
+
+
 def _classifier(run, checkpoint, labels, top, max_pixels):
     """Returns the signature from encoded pictures to the best classes."""
     import tensorflow as tf

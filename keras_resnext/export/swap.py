@@ -22,7 +22,7 @@ def writing(path):
     """Turns an error of the file system into one sentence."""
     try:
         yield
-    except _errors() as error:
+    except errors() as error:
         reason = getattr(error, "strerror", None) or error
         raise OSError(
             "`path` must be in a folder that can be written and has room. "
@@ -31,9 +31,19 @@ def writing(path):
         ) from error
 
 
-def _errors():
+def errors():
+    """Returns what a file system's errors come as, also from TensorFlow."""
     tf = sys.modules.get("tensorflow")
-    return (OSError, tf.errors.OpError) if tf else OSError
+    if tf is None:
+        return (OSError,)
+    return (
+        OSError,
+        tf.errors.PermissionDeniedError,
+        tf.errors.ResourceExhaustedError,  # the disk is full
+        tf.errors.NotFoundError,
+        tf.errors.AlreadyExistsError,
+        tf.errors.UnknownError,
+    )
 
 
 @contextlib.contextmanager
