@@ -38,6 +38,7 @@ from common import classifier, data, files, pictures, versions
 from keras_resnext.commands import arguments, networks
 from keras_resnext.export import formats
 from keras_resnext.export.serving import facts_of
+from keras_resnext.registry import usual
 
 HEADER = """
 | network | weights | data | images | among classes | top-1, % | top-5, % |
@@ -108,10 +109,10 @@ class Artifact:
         labels = tuple(facts["labels"])
         self.output_shape = (None, len(labels))
         self.checkpoint = dataclasses.replace(
-            networks.USUAL,
+            usual(facts["resize"], facts["crop"]),
             classes=len(labels),
             labels=labels,
-            **{k: facts[k] for k in ("resize", "crop", "interpolation")},
+            interpolation=facts["interpolation"],
             **{k: tuple(facts[k]) for k in ("mean", "std")},
         )
 

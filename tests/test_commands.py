@@ -341,12 +341,26 @@ def test_predict_with_an_own_network(own, tmp_path, capsys):
         {"test_resize": 10**6},
         {"classes": [1, 2, 3]},
         {"classes": ["rouge", "vert", "\x1b[2J"]},
+        {"test_size": None, "sizes": []},
+        "[" * 100_000,
     ):
-        stranger = {"options": options | changes, "classes": names} | changes
-        (tmp_path / "result.json").write_text(json.dumps(stranger))
+        if isinstance(changes, dict):
+            stranger = {"options": options | changes, "classes": names}
+            changes = json.dumps(stranger | changes)
+        (tmp_path / "result.json").write_text(changes)
         assert main(words) == 0
         output, errors = capsys.readouterr()
         assert "vert" not in output and "8/8 bilinear" in errors
+
+
+def test_pictures_have_their_channels_last(own):
+    """Whatever Keras's own file of settings says."""
+    before = keras.config.image_data_format()
+    try:
+        keras.config.set_image_data_format("channels_first")
+        assert main(["predict", str(own[1])]) == 0
+    finally:
+        keras.config.set_image_data_format(before)
 
 
 def test_a_keras_that_would_run_code(own, monkeypatch, capsys):

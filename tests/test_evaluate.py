@@ -368,5 +368,7 @@ def test_a_file_of_weights_gets_the_usual_preprocessing(capsys):
     _, row = evaluate.load_model(args)
     assert (row.tag, row.crop) == ("imagenet1k_v2", 64)
     assert not capsys.readouterr().err
-    assert networks.usual("resnext50_32x4d").architecture == "resnext50_32x4d"
-    assert networks.usual("wide_resnet101_2").architecture == "wide_resnet101_2"
+    assert networks.assumed("resnext50_32x4d").architecture == "resnext50_32x4d"
+    assert (
+        networks.assumed("wide_resnet101_2").architecture == "wide_resnet101_2"
+    )

@@ -20,15 +20,13 @@ from keras_resnext.registry import (
     advise,
     find_architecture,
     resolve,
+    usual,
 )
 from keras_resnext.weights import hub
 
 # Before it a file can have Keras run code (CVE-2025-9906, CVE-2025-49655,
 # CVE-2026-1462), or read any other file (CVE-2025-12058).
 _SAFE_KERAS = (3, 13, 2)
-
-# Its mean and deviation are those of `preprocess_input`.
-USUAL = CHECKPOINTS["resnext50_32x4d", "imagenet1k_v1"]
 
 
 def load(args, resize=None, crop=None, assume=False):
@@ -49,6 +47,8 @@ def load(args, resize=None, crop=None, assume=False):
         ValueError: If there is no such network, or no such weights.
         OSError: If a file cannot be read.
     """
+    # As pictures are, whatever Keras's own file of settings says.
+    keras.config.set_image_data_format("channels_last")
     file, row = find(args)
     known = row is not None
     model = side = None
@@ -58,7 +58,7 @@ def load(args, resize=None, crop=None, assume=False):
         if model is not None:
             require_classifier(model, None)
             side = model.input_shape[1]
-        row = usual(args.model, side)
+        row = assumed(args.model, side)
     if row is not None:
         sizes = {"resize": resize, "crop": crop}
         row = dataclasses.replace(row, **{k: v for k, v in sizes.items() if v})
@@ -225,11 +225,11 @@ def _source(args):
     if args.weights is None:
         args.weights = next((r.tag for r in rows if r.file), "imagenet")
     if args.weights == "random":
-        return rows[0] if rows else USUAL
+        return rows[0] if rows else usual(256, 224)
     return weights.choose(name, args.weights, args.accept_noncommercial)
 
 
-def usual(name, side=None):
+def assumed(name, side=None):
     """Returns the preprocessing of a file of which nothing is known.
 
     Args:
@@ -248,7 +248,7 @@ def usual(name, side=None):
     try:
         row = resolve(name, "imagenet")
     except ValueError:
-        row = rows[0] if rows else USUAL
+        row = rows[0] if rows else usual(256, 224)
     if side not in (None, row.crop):
         row = dataclasses.replace(row, resize=side, crop=side)
     return dataclasses.replace(row, labels=())
@@ -269,9 +269,8 @@ def trained(file):
         options, classes = result["options"], tuple(result["classes"])
         crop = options["test_size"] or options["sizes"][-1]
         resize = options["test_resize"] or crop
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    # It may be anybody's, as the network is.
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None  # It may be anybody's, as the network is.
     if not all(
         type(side) is int and 0 < side <= hub.MAX_SIDE
         for side in (resize, crop)
@@ -280,5 +279,5 @@ def trained(file):
     ):
         return None
     return dataclasses.replace(
-        USUAL, resize=resize, crop=crop, classes=len(classes), labels=classes
+        usual(resize, crop), classes=len(classes), labels=classes
     )
