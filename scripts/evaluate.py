@@ -31,6 +31,7 @@ __keras_later__ = True  # once Ctrl-C is looked after
 from keras_resnext.commands import console  # first: for Ctrl-C and oneDNN
 
 # isort: split
+import keras
 import numpy as np
 
 import keras_resnext
@@ -87,6 +88,7 @@ class Artifact:
 
     Attributes:
         checkpoint: Whose preprocessing pictures get, with its classes' names.
+        inputs: As Keras has them.
         output_shape: As Keras has it.
     """
 
@@ -107,6 +109,7 @@ class Artifact:
             )
         facts = json.loads(facts.read_text("utf-8"))
         labels = tuple(facts["labels"])
+        self.inputs = [keras.KerasTensor((None,), facts.get("dtype"))]
         self.output_shape = (None, len(labels))
         self.checkpoint = dataclasses.replace(
             usual(facts["resize"], facts["crop"]),

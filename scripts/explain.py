@@ -43,6 +43,7 @@ import keras_resnext
 from common import classifier, data, files, pictures
 from common.grad_cam import activation, grad_cam
 from keras_resnext.commands import arguments, networks
+from keras_resnext.export.preparing import as_input
 from training import report
 
 CAPTIONS = {
@@ -202,7 +203,7 @@ def show(model, images, names, transform, captions, best):
         )
     )
     seen = np.clip(sharp(images) * row.std + row.mean, 0, 1)
-    heat = grad_cam(model, transform(images), best)
+    heat = grad_cam(model, as_input(model.inputs[0], transform(images)), best)
     paths = [image if isinstance(image, str) else None for image in images]
     return [
         Shown(*of)

@@ -310,7 +310,8 @@ def test_folder_of_other_files(tmp_path):
         evaluate.named_pictures(tmp_path)
 
 
-def test_an_artifact_in_its_runtime(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_an_artifact_in_its_runtime(folder, tmp_path, monkeypatch, dtype):
     pytest.importorskip("onnxruntime", reason="a runtime is missing")
     pytest.importorskip("tf2onnx", reason="a converter is missing")
     if keras.backend.backend() != "tensorflow":
@@ -318,15 +319,28 @@ def test_an_artifact_in_its_runtime(folder, tmp_path, monkeypatch):
     from keras_resnext.export import export
 
     row = dataclasses.replace(TRANSFORM.checkpoint, classes=1000)
-    export(greedy_net(), tmp_path / "net.onnx", "onnx", checkpoint=row)
-    command = ["evaluate", "--artifact", str(tmp_path / "net.onnx")]
-    command += ["--data", str(folder), "--holdout", "1"]
-    monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "out")])
-    evaluate.main()
-    assert (tmp_path / "out" / "result.md").read_text() == (
-        "| net.onnx | - | pictures | 6 | 1,000 | 66.67 | 100.00 |\n"
-        "| net.onnx | - | pictures | 6 | 3 | 100.00 | 100.00 |\n"
-    )
+    model = greedy_net()
+    if dtype == "uint8":  # it normalises by itself
+        x = keras.Input(model.input_shape[1:], dtype=dtype)
+        y = keras.ops.cast(x, "float32")
+        model = keras.Model(x, model(keras_resnext.preprocess_input(y)))
+    export(model, tmp_path / "net.onnx", "onnx", checkpoint=row)
+    model.save(tmp_path / "net.keras")
+    tag = f"{row.architecture}/{row.tag}"
+    sizes = ["--resize", str(row.resize), "--crop", str(row.crop)]
+    for name, words in (
+        ("net.onnx", ["--artifact"]),
+        ("net.keras", ["--checkpoint", tag, *sizes]),
+    ):
+        command = ["evaluate", *words, str(tmp_path / name)]
+        command += ["--data", str(folder), "--holdout", "1"]
+        command += ["--out", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", command)
+        evaluate.main()
+        assert (tmp_path / "out" / "result.md").read_text() == (
+            f"| {name} | - | pictures | 6 | 1,000 | 66.67 | 100.00 |\n"
+            f"| {name} | - | pictures | 6 | 3 | 100.00 | 100.00 |\n"
+        )
 
 
 def test_an_artifact_that_says_nothing(folder, tmp_path, monkeypatch):

@@ -63,6 +63,7 @@ class Job:
             "checkpoint": f"{row.architecture}/{row.tag}",
             "licence": row.licence,
             "order": "RGB, (batch, height, width, channels)",
+            "dtype": self.model.inputs[0].dtype,
             "resize": row.resize,
             "crop": row.crop,
             "interpolation": row.interpolation,

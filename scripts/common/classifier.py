@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_resnext import preprocessing
+from keras_resnext.export.preparing import as_input
 
 
 def outputs_of(classes, outputs, row=None):
@@ -54,10 +55,10 @@ class Batches(keras.utils.PyDataset):
             black in their batch.
     """
 
-    def __init__(self, images, transform, batch_size, on_corrupt):
-        """Takes the pictures, and what makes an input of one of them."""
+    def __init__(self, images, transform, x, batch_size, on_corrupt):
+        """Takes the pictures, what makes an input of one, and that input."""
         super().__init__(workers=os.cpu_count())
-        self.images, self.transform = images, transform
+        self.images, self.transform, self.x = images, transform, x
         self.batch_size, self.on_corrupt = batch_size, on_corrupt
         self.corrupt = {}
 
@@ -69,7 +70,8 @@ class Batches(keras.utils.PyDataset):
         """Returns the inputs of one batch, `(batch, crop, crop, 3)`."""
         start = index * self.batch_size
         stop = min(start + self.batch_size, len(self.images))
-        return (np.stack([self.input(i) for i in range(start, stop)]),)
+        inputs = np.stack([self.input(i) for i in range(start, stop)])
+        return (as_input(self.x, inputs),)
 
     def input(self, i):
         """Returns the input of one picture, `(crop, crop, 3)`."""
@@ -103,7 +105,9 @@ def predict(model, images, transform, batch_size=64, on_corrupt="skip"):
     corrupt = {}
     scores = np.zeros((0, model.output_shape[-1]), "float32")
     if len(images):
-        batches = Batches(images, transform, batch_size, on_corrupt)
+        batches = Batches(
+            images, transform, model.inputs[0], batch_size, on_corrupt
+        )
         verbose = 1 if sys.stdout.isatty() else 2
         scores = model.predict(batches, verbose=verbose).astype("float32")
         corrupt = batches.corrupt
