@@ -130,8 +130,6 @@ def _checkpoint(hub, config):
     channels, height, width = map(int, either("input_size", (3, 224, 224)))
     pct = float(either("crop_pct", 0.875))
     labels = config.get("label_names") or settings.get("label_names")
-    if labels is not None:
-        labels = tuple(labels.values() if isinstance(labels, dict) else labels)
     row = registry.Checkpoint(
         architecture=architecture,
         tag=str(settings.get("tag") or "hub").lower(),
@@ -152,7 +150,7 @@ def _checkpoint(hub, config):
             config.get("num_classes", settings.get("num_classes", 1000))
         ),
         hub=hub,
-        labels=labels,
+        labels=None if labels is None else _in_order(labels),
         crop_mode=settings.get("crop_mode") or "center",
     )
     for fault, found in (
@@ -171,6 +169,20 @@ def _checkpoint(hub, config):
         if not text.isprintable() or len(text) > _MOST_LETTERS:
             raise ValueError(f"it has the name {printable(text)}")
     return row
+
+
+def _in_order(labels):
+    """Returns the names of the classes: of a list, or of a dictionary by id."""
+    if isinstance(labels, dict):
+        ids = [str(i) for i in range(len(labels))]
+        if labels.keys() != set(ids):
+            raise ValueError(
+                "it has `label_names` by ids that are not 0, 1 and so on"
+            )
+        labels = [labels[i] for i in ids]
+    if not isinstance(labels, list):
+        raise ValueError("it has `label_names` that are no list")
+    return tuple(labels)
 
 
 def _faults(row):
