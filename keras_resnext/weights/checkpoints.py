@@ -126,6 +126,8 @@ def read(path):
     kind, reader = _format(path, head)
     try:
         return reader(path)
+    except Warning:  # which `python -W error` raises: the file may be sound
+        raise
     except Exception as error:  # damage surfaces anywhere in three libraries
         reason = printable(str(error).strip("."), 600) or type(error).__name__
         advice = getattr(
