@@ -228,6 +228,24 @@ def test_names_by_id(site):
     assert row.labels == tuple(LABELS)
 
 
+def test_names_of_imagenet_21k(site):
+    count = 21_841
+    names = {str(i): f"n{i:08}" for i in range(count)}
+    texts = {n: "tench, Tinca tinca: " + 99 * "x" for n in names.values()}
+    configure(
+        site, num_classes=count, label_names=names, label_descriptions=texts
+    )
+    assert hub.describe(NAME).labels == tuple(names.values())
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"a":[' + b'{"":0},' * 500_000 + b"1]}", b" " * 2**23]
+)
+def test_a_long_configuration(site, content):
+    site.files["config.json"] = content
+    refused(ValueError, "its JSON is longer than any network's")
+
+
 def test_on_the_command_line(site, monkeypatch, capsys):
     from keras_resnext.__main__ import main
     from keras_resnext.export.formats import PICTURES

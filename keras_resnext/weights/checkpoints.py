@@ -2,7 +2,6 @@
 
 import collections
 import io
-import json
 import math
 import pathlib
 import re
@@ -16,7 +15,13 @@ import safetensors
 
 from keras_resnext.weights import torch_files, torch_names
 from keras_resnext.weights.torch_files import MAX_NAME
-from keras_resnext.weights.unread import Unread, printable, unique
+from keras_resnext.weights.unread import (
+    MAX_JSON,
+    Unread,
+    parse,
+    printable,
+    unique,
+)
 
 _CONVOLUTION = ("kernel", "bias")
 _NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -35,11 +40,9 @@ _OPTIMIZER = re.compile(r"(?:^|/)optimizer/|^optimizer_weights/")
 _SWITCHES = {"gamma": "scale", "beta": "center"}
 
 # Far above what any network needs, and little enough for a short file to take
-# little memory, as `MAX_NAME` is: groups in groups, groups and arrays, bytes
-# of a description in JSON.
+# little memory, as `MAX_NAME` is: groups in groups, groups and arrays.
 _MAX_DEPTH = 32
 _MAX_OBJECTS = 12_000
-_MAX_JSON = 2**22
 
 # One of several files, of which no content tells what is in the others.
 _SHARD = re.compile(r"-\d{5}-of-(?!00001)(\d{5})")
@@ -273,9 +276,8 @@ def _read_zip(path):
             )
         if any(name.endswith("data.pkl") for name in names):
             return torch_names.strip(torch_files.read_zip(archive))
-        if archive.getinfo("config.json").file_size > _MAX_JSON:
-            raise ValueError("its config.json is longer than any network's")
-        config = json.loads(archive.read("config.json"))["config"]
+        with archive.open("config.json") as file:
+            config = parse(file)["config"]
         weights = archive.read("model.weights.h5")
     groups = _numbered(_config_layers(config))
     return _read_hdf5(weights, groups)
@@ -317,7 +319,7 @@ def _read_h5(path):
 
 def _read_safetensors(path):
     with path.open("rb") as file:
-        if int.from_bytes(file.read(8), "little") > _MAX_JSON:
+        if int.from_bytes(file.read(8), "little") > MAX_JSON:
             raise ValueError("its header is longer than any network's")
     with safetensors.safe_open(path, "numpy"):
         pass  # compares the header with the file's size, before it is read
@@ -338,10 +340,13 @@ def _read_safetensors(path):
 def _read_hdf5(data, groups):
     _check_heaps(data)
     sizes = {}  # of arrays; of groups and of an optimizer's, None
+    room = len(data)  # for headers: one inside of another would be read twice
 
     def keep(path, item):
+        nonlocal room
+        room -= h5py.h5o.get_info(item.id).hdr.space.total
         deep = len(path) > MAX_NAME or path.count("/") > _MAX_DEPTH
-        if deep or len(sizes) == _MAX_OBJECTS:
+        if deep or len(sizes) == _MAX_OBJECTS or room < 0:
             return path  # ends the visit
         sizes[path] = None
         if isinstance(item, h5py.Dataset) and not _OPTIMIZER.search(path):
@@ -352,7 +357,8 @@ def _read_hdf5(data, groups):
         # No object stays open, as 10,000 of them take 80 MB.
         if file.visititems(keep) is not None:
             raise ValueError(
-                "its groups are more, or nested deeper, than any network's"
+                "its groups are more, nested deeper, or with longer headers "
+                "than any network's"
             )
         datasets = {p: size for p, size in sizes.items() if size is not None}
         if sum(datasets.values()) > len(data):

@@ -4,7 +4,6 @@
 from its cache, and `HF_ENDPOINT` names another server.
 """
 
-import json
 import math
 import os
 import pathlib
@@ -12,14 +11,13 @@ import re
 
 from keras_resnext import registry
 from keras_resnext.weights import downloads
-from keras_resnext.weights.unread import printable
+from keras_resnext.weights.unread import parse, printable
 
 PREFIX = "hf://"
 _NAME = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_MAX_CONFIG = 2**24  # bytes: far more than the names of 22,000 classes
 MAX_SIDE = 4096  # of the pictures that a file asks for, in pixels
 _MOST_CLASSES = 100_000  # ImageNet has 21,841, and a layer is as large
 _MOST_LETTERS = 100  # of what messages quote
@@ -54,9 +52,8 @@ def describe(name):
     hub = repository if revision is None else f"{repository}@{revision}"
     path = _download(hub, _CONFIG)
     try:
-        if path.stat().st_size > _MAX_CONFIG:
-            raise ValueError(f"it is larger than {_MAX_CONFIG} bytes")
-        return _checkpoint(hub, json.loads(path.read_text("utf-8")))
+        with path.open("rb") as file:
+            return _checkpoint(hub, parse(file))
     except (
         *(ValueError, TypeError, KeyError),
         *(AttributeError, ArithmeticError, RecursionError),
