@@ -231,7 +231,7 @@ def test_names_by_id(site):
 def test_names_of_imagenet_21k(site):
     count = 21_841
     names = {str(i): f"n{i:08}" for i in range(count)}
-    texts = {n: "tench, Tinca tinca: " + 99 * "x" for n in names.values()}
+    texts = dict.fromkeys(names.values(), "tench, Tinca tinca: " + 99 * "x")
     configure(
         site, num_classes=count, label_names=names, label_descriptions=texts
     )

@@ -141,6 +141,26 @@ def functional(base):
     return keras.Model(inputs, keras.layers.Dense(3, name="head")(maps))
 
 
+class Own(keras.layers.Layer):
+    """A layer that describes nothing of itself, not even its name."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def call(self, x):
+        return self.base(x)
+
+    def get_config(self):
+        return {}
+
+
+def own(base):
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(Own(base)(inputs))
+    return keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
+
+
 class Around(keras.Model):
     def __init__(self, base):
         super().__init__()
@@ -153,6 +173,7 @@ class Around(keras.Model):
 NESTED = {
     "sequential": sequential,
     "functional": functional,
+    "own": own,
     "subclass": Around,
 }
 
@@ -239,16 +260,20 @@ class TestFormats:
         weights.save(model, file, "float32")
         assert len(load_file(file)) == len(model.weights)
         weights.load(other, file)
+        loaded = [other]
         if kind != "subclass":  # Keras names its layers after attributes
             theirs = tmp_path / "net.weights.h5"
             model.save_weights(theirs)
             if kind == "sequential":
                 with h5py.File(theirs, "a") as file:  # as before Keras 3.10
                     file.visititems(lambda _, item: item.attrs.clear())
-            other = NESTED[kind](tiny(include_top=False))
-            weights.load(other, theirs)
-        for ours, saved in zip(other.weights, model.weights, strict=True):
-            np.testing.assert_array_equal(ours, saved)
+            model.save(tmp_path / "net.keras")
+            for path in (theirs, tmp_path / "net.keras"):
+                loaded.append(NESTED[kind](tiny(include_top=False)))
+                weights.load(loaded[-1], path)
+        for other in loaded:
+            for ours, saved in zip(other.weights, model.weights, strict=True):
+                np.testing.assert_array_equal(ours, saved)
 
     @anywhere
     def test_save_of_two_networks(self, tmp_path):

@@ -365,7 +365,14 @@ def _read_hdf5(data, groups):
             raise ValueError("its datasets are compressed or incomplete")
         _check_storage(data, file, sizes, datasets)
         arrays = {path: _array(file[path]) for path in datasets}
-        groups = groups or _named(file, sizes)
+        named = _named(file, sizes)
+        # What a description says counts where the file itself has no name, or
+        # the same: it knows which variables a normalisation has.
+        groups = named | {
+            group: found
+            for group, found in groups.items()
+            if named.get(group, found)[0] == found[0]
+        }
         # Names beyond 64 kB are split over attributes with numbers.
         roots = ["/", *({"model_weights"} & sizes.keys())]
         is_keras2 = any(
@@ -554,17 +561,20 @@ def _text(item, attribute):
 
 
 def _config_layers(config):
-    for layer in config.get("layers", ()):
-        class_name, inner = layer["class_name"], layer["config"]
-        if "layers" in inner:
-            variables = list(_config_layers(inner))
-        else:
-            variables = [
-                name
-                for name in _VARIABLES.get(_snake_case(class_name), ())
-                if inner.get(_SWITCHES.get(name), True)
-            ]
-        yield class_name, inner["name"], variables
+    """Yields the layers in a description, as `rename_keras_variables` has them.
+
+    A layer of one's own describes itself as it likes, also without a name.
+    """
+    layers = config.get("layers")
+    for layer in layers if isinstance(layers, list) else ():
+        match layer:
+            case {"class_name": str(class_name), "config": dict(inner)}:
+                variables = list(_config_layers(inner)) or [
+                    name
+                    for name in _VARIABLES.get(_snake_case(class_name), ())
+                    if inner.get(_SWITCHES.get(name), True)
+                ]
+                yield class_name, inner.get("name"), variables
 
 
 def _numbered(layers, prefix="layers/"):
@@ -578,7 +588,7 @@ def _numbered(layers, prefix="layers/"):
         counts[kind] += 1
         if variables and not isinstance(variables[0], str):
             groups |= _numbered(variables, f"{group}/layers/")
-        else:
+        elif name is not None:
             groups[group] = (name, variables)
     return groups
 
