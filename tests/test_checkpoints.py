@@ -466,6 +466,16 @@ def test_one_of_several_files(tmp_path, name, advice):
             checkpoints.read(path)
 
 
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+def test_safetensors_of_other_numbers(tmp_path, dtype):
+    array = {"dtype": dtype, "shape": [2], "data_offsets": [0, 2]}
+    header = json.dumps({"fc.\x1b": array}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(2))
+    with pytest.raises(ValueError, match=rf"x1b holds {dtype}\)\. Save"):
+        checkpoints.read(path)
+
+
 def test_zip_that_ends_too_early(tmp_path):
     data = (FOLDER / "torch_zip.pth").read_bytes()
     path = tmp_path / "x.pth"
