@@ -97,6 +97,9 @@ class _Object(dict):
         self.kind = kind
 
 
+_Placeholder = _Global | _OtherTensor | _Object
+
+
 def read_zip(archive):
     """Reads the zip format, which `torch.save` writes since PyTorch 1.6.
 
@@ -276,9 +279,9 @@ def _refuse(root):
     kinds = [
         f"{printable(name)}, made by {printable(value.kind)}"
         for name, value in items
-        if isinstance(value, _Object | _Global)
+        if isinstance(value, _Placeholder)
     ]
-    if isinstance(root, _Object | _Global):
+    if isinstance(root, _Placeholder):
         kinds = [printable(root.kind)]
     if kinds:
         raise Unread(
@@ -466,7 +469,7 @@ def _update(target, pairs):
 
 def _call(function, arguments):
     """Makes what a state dict needs, and a placeholder for all else."""
-    if isinstance(function, _Global | _Object):
+    if isinstance(function, _Placeholder):
         return _Object(function.kind)
     if not isinstance(function, types.FunctionType):
         raise ValueError("its pickle calls what is no function")
