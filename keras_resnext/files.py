@@ -3,21 +3,22 @@
 import contextlib
 import os
 import pathlib
+import tempfile
 
 
 @contextlib.contextmanager
 def replacing(path):
     """Yields a path to write to, which then takes the place of another.
 
-    What a `with` statement that fails has written is removed.
+    What a `with` statement that fails has written is removed. Where several
+    processes write one file, each has a place of its own.
 
     Args:
-        path: Path of the file that is to appear; the other ends alike.
+        path: Path of the file that is to appear; the other is named alike.
     """
     path = pathlib.Path(path)
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
-    try:
+    # A folder of one's own, and not `mkstemp`, whose files others can't read.
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as own:
+        part = pathlib.Path(own, path.name)
         yield part
         os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

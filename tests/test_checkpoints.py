@@ -466,6 +466,16 @@ def test_one_of_several_files(tmp_path, name, advice):
             checkpoints.read(path)
 
 
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+def test_safetensors_of_other_numbers(tmp_path, dtype):
+    array = {"dtype": dtype, "shape": [2], "data_offsets": [0, 2]}
+    header = json.dumps({"fc.\x1b": array}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(2))
+    with pytest.raises(ValueError, match=rf"x1b holds {dtype}\)\. Save"):
+        checkpoints.read(path)
+
+
 def test_zip_that_ends_too_early(tmp_path):
     data = (FOLDER / "torch_zip.pth").read_bytes()
     path = tmp_path / "x.pth"
@@ -797,15 +807,54 @@ def test_h5_address_that_moved(tmp_path):
     assert start in read and len(read) <= 3
 
 
-def test_keras_config_without_layers(tmp_path):
+def without_layers(config):
+    del config["config"]["layers"]
+
+
+def in_another_order(config):
+    config["config"]["layers"].reverse()
+
+
+def of_ones_own(config):
+    """As a layer without `get_config`, and as others may describe theirs."""
+    layers = config["config"]["layers"]
+    del layers[2]["config"]["name"]
+    layers[3]["config"] = {"layers": 3}
+    layers[4] = "layer"
+
+
+@pytest.mark.parametrize(
+    "change", [without_layers, in_another_order, of_ones_own]
+)
+def test_names_in_a_keras_file_count_before_its_config(tmp_path, change):
     path = tmp_path / "x.keras"
     small_model().save(path)
     with zipfile.ZipFile(path) as archive:
         weights = archive.read("model.weights.h5")
+        config = json.loads(archive.read("config.json"))
+    change(config)
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("config.json", json.dumps({"config": {}}))
+        archive.writestr("config.json", json.dumps(config))
         archive.writestr("model.weights.h5", weights)
     assert_same(checkpoints.read(path), expected_weights(small_model()))
+
+
+@pytest.mark.parametrize("kind", ["plain", "nested"])
+def test_keras_file_without_names(tmp_path, kind):
+    """As Keras before 3.10 wrote them, whose names are in the config alone."""
+    model = small_model(bn=False) if kind == "plain" else nested_model()
+    path = tmp_path / "x.keras"
+    model.save(path)
+    expected = checkpoints.read(path)
+    with zipfile.ZipFile(path) as archive:
+        config = archive.read("config.json")
+        weights = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(weights, "a") as file:
+        file.visititems(lambda _, item: item.attrs.clear())
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", config)
+        archive.writestr("model.weights.h5", weights.getvalue())
+    assert_same(checkpoints.read(path), expected)
 
 
 # Damage

@@ -220,6 +220,32 @@ def test_transform_and_names(site):
         assert best == ("cat", "cat", 1)
 
 
+def test_names_by_id(site):
+    """Not by their order in the file, where "10" may come before "2"."""
+    by_id = {str(i): name for i, name in reversed([*enumerate(LABELS)])}
+    configure(site, label_names=by_id)
+    row = keras_resnext.eval_transform(NAME).checkpoint
+    assert row.labels == tuple(LABELS)
+
+
+def test_names_of_imagenet_21k(site):
+    count = 21_841
+    names = {str(i): f"n{i:08}" for i in range(count)}
+    texts = dict.fromkeys(names.values(), "tench, Tinca tinca: " + 99 * "x")
+    configure(
+        site, num_classes=count, label_names=names, label_descriptions=texts
+    )
+    assert hub.describe(NAME).labels == tuple(names.values())
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"a":[' + b'{"":0},' * 500_000 + b"1]}", b" " * 2**23]
+)
+def test_a_long_configuration(site, content):
+    site.files["config.json"] = content
+    refused(ValueError, "its JSON is longer than any network's")
+
+
 def test_on_the_command_line(site, monkeypatch, capsys):
     from keras_resnext.__main__ import main
     from keras_resnext.export.formats import PICTURES
@@ -429,6 +455,9 @@ def test_consent(site):
         {"settings": {"mean": [float("nan"), 1, 1]}},
         {"settings": {"mean": [1, 1]}},
         {"label_names": LABELS[:3]},
+        {"label_names": "abcdefg"},
+        {"label_names": dict(enumerate(LABELS, 1))},
+        {"label_names": {f"id{i}": name for i, name in enumerate(LABELS)}},
         {"label_names": [*LABELS[:6], "two\nlines"]},
         {"num_classes": -1},
         {"num_classes": 10**9, "label_names": None},

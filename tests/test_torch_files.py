@@ -212,6 +212,15 @@ def test_what_is_outside_of_the_prefix_is_said(save):
         assert_network(path)
 
 
+def test_what_is_said_is_not_damage(save):
+    """`python -W error` makes an error of the sentence, and says just that."""
+    path = save(in_a_larger_model().state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match=r"^The file's network has names"):
+            checkpoints.read(path)
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_two_networks(save, inside):
     state = network().state_dict()

@@ -153,6 +153,31 @@ def test_strides_elsewhere_are_refused(library, net, tmp_path):
         tiny(weights=path)
 
 
+@each
+@pytest.mark.parametrize("name", ["extra", "cbam.fc.weight"])
+def test_more_in_a_block_is_not_left_out(library, name, net, tmp_path):
+    path = tmp_path / "net.safetensors"
+    block = LIBRARIES[library][1](0, 0)
+    arrays = renamed({n: a for n, a in net.items() if "fc" not in n}, library)
+    save_file(arrays | {f"{block}.{name}": np.ones(3, "float32")}, path)
+    with pytest.raises(ValueError, match=rf"unexpected: layer1\.0\.{name}"):
+        tiny(weights=path, include_top=False)
+
+
+@each
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_a_compiled_part(library, part, net, expected, tmp_path):
+    """`torch.compile` of a stage, a block or a layer puts a name between."""
+    path = tmp_path / "net.safetensors"
+    block = LIBRARIES[library][1](0, 0)
+    parts = block.split(".")
+    parts.insert(part, "_orig_mod")
+    compiled = ".".join(parts)
+    arrays = renamed(net, library)
+    save_file({n.replace(block, compiled): a for n, a in arrays.items()}, path)
+    assert_same(values(tiny(weights=path)), expected)
+
+
 def test_similar_names_stay(net):
     """What has such names outside of a network of that library."""
     others = ("head.shortcut.0.weight", "neck.res2.conv1.weight", "bn_1.bias")

@@ -16,7 +16,7 @@ from reference import CLASSES, TINY, draw, shapes
 from safetensors.numpy import load_file, save_file
 
 import keras_resnext
-from keras_resnext import weights
+from keras_resnext import files, weights
 from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS
 from keras_resnext.weights import downloads, structure
 
@@ -141,6 +141,26 @@ def functional(base):
     return keras.Model(inputs, keras.layers.Dense(3, name="head")(maps))
 
 
+class Own(keras.layers.Layer):
+    """A layer that describes nothing of itself, not even its name."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def call(self, x):
+        return self.base(x)
+
+    def get_config(self):
+        return {}
+
+
+def own(base):
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(Own(base)(inputs))
+    return keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
+
+
 class Around(keras.Model):
     def __init__(self, base):
         super().__init__()
@@ -153,6 +173,7 @@ class Around(keras.Model):
 NESTED = {
     "sequential": sequential,
     "functional": functional,
+    "own": own,
     "subclass": Around,
 }
 
@@ -193,6 +214,19 @@ class TestFormats:
         assert_same(values(tiny(weights=path)), drawn)
 
     @anywhere
+    @pytest.mark.parametrize("name", ["probs", "my_probs"])
+    def test_probs_beside_predictions(self, drawn, name, tmp_path):
+        """Only where there are no `predictions` is `probs` the classifier."""
+        others = {
+            f"{name}/kernel": np.zeros((256, CLASSES), "float32"),
+            f"{name}/bias": np.zeros(CLASSES, "float32"),
+        }
+        for arrays in (drawn | others, others | drawn):
+            path = written(arrays, tmp_path)
+            with pytest.warns(UserWarning, match=f"2 arrays .*{name}/bias"):
+                assert_same(values(tiny(weights=path)), drawn)
+
+    @anywhere
     @pytest.mark.parametrize("spoil", ["twice", "elsewhere", "more"])
     def test_sums_of_another_kind(self, drawn, spoil, tmp_path):
         """Only the constant that adds up the groups may be left out."""
@@ -226,16 +260,20 @@ class TestFormats:
         weights.save(model, file, "float32")
         assert len(load_file(file)) == len(model.weights)
         weights.load(other, file)
+        loaded = [other]
         if kind != "subclass":  # Keras names its layers after attributes
             theirs = tmp_path / "net.weights.h5"
             model.save_weights(theirs)
             if kind == "sequential":
                 with h5py.File(theirs, "a") as file:  # as before Keras 3.10
                     file.visititems(lambda _, item: item.attrs.clear())
-            other = NESTED[kind](tiny(include_top=False))
-            weights.load(other, theirs)
-        for ours, saved in zip(other.weights, model.weights, strict=True):
-            np.testing.assert_array_equal(ours, saved)
+            model.save(tmp_path / "net.keras")
+            for path in (theirs, tmp_path / "net.keras"):
+                loaded.append(NESTED[kind](tiny(include_top=False)))
+                weights.load(loaded[-1], path)
+        for other in loaded:
+            for ours, saved in zip(other.weights, model.weights, strict=True):
+                np.testing.assert_array_equal(ours, saved)
 
     @anywhere
     def test_save_of_two_networks(self, tmp_path):
@@ -264,6 +302,38 @@ class TestFormats:
         message = rf"must end in \.safetensors, in .*: path='.*{name}'\. "
         with pytest.raises(ValueError, match=message):
             weights.save(None, tmp_path / name)
+
+    @anywhere
+    @pytest.mark.parametrize("dtype", ["int8", "nonsense", None])
+    def test_save_as_no_such_numbers(self, dtype, tmp_path):
+        message = rf"one of float16, .*float64\. Received: dtype={dtype!r}\. "
+        with pytest.raises(ValueError, match=message):
+            weights.save(tiny(), tmp_path / "net.safetensors", dtype)
+        assert not os.listdir(tmp_path)
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+    def test_save_as_other_numbers(self, drawn, dtype, tmp_path):
+        path = tmp_path / "net.safetensors"
+        weights.save(tiny(weights=FIXTURES / "net_zip.pth"), path, dtype)
+        for name, array in values(tiny(weights=path)).items():
+            expected = drawn[name].astype(dtype).astype("float32")
+            np.testing.assert_array_equal(array, expected)
+
+    @anywhere
+    def test_two_saves_at_once(self, tmp_path):
+        """Each has a place of its own, and the later one stays, whole."""
+        path = tmp_path / "net.safetensors"
+        with files.replacing(path) as one:
+            one.write_text("on")
+            with files.replacing(path) as other:
+                other.write_text("other")
+            assert path.read_text() == "other"
+            assert one.read_text() == "on"
+        assert os.listdir(tmp_path) == [path.name]
+        assert path.read_text() == "on" and one.name == path.name
+        ordinary = tmp_path / "ordinary"
+        ordinary.touch()
+        assert path.stat().st_mode == ordinary.stat().st_mode
 
     @anywhere
     def test_failed_save_leaves_nothing(self, tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ _TORCH_NAME = re.compile(
     r"\.(?P<variable>weight|bias|running_mean|running_var)"
 )
 _LISTED = 10  # faults of a file, at most
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
 _VARIABLES = {
     "conv": {"weight": "kernel"},
     "bn": {
@@ -124,11 +125,13 @@ def save(model, path, dtype="float16"):
         model: Model made by this package, alone or inside of another one.
         path: File to write, whose name ends in .safetensors; it appears only
             when it is complete.
-        dtype: Type of the numbers in the file; a variable with values beyond
-            its range is written in its own.
+        dtype: Type of the numbers in the file: "float16", "bfloat16",
+            "float32" or "float64". A variable with values beyond its range is
+            written in its own.
 
     Raises:
-        ValueError: if the name ends otherwise, or its folder is not there.
+        ValueError: if the name ends otherwise, its folder is not there, or
+            the type is another one.
         OSError: if the file cannot be written.
     """
     path = pathlib.Path(path)
@@ -137,6 +140,12 @@ def save(model, path, dtype="float16"):
             "`path` must end in .safetensors, in a folder that is there. "
             f"Received: path='{path}'. Make the folder, or choose another "
             "name."
+        )
+    if dtype not in _DTYPES:
+        raise ValueError(
+            f"`dtype` must be one of {', '.join(_DTYPES)}. Received: dtype="
+            f"{dtype!r}. Pass one of these names: weights are read only as "
+            "such numbers."
         )
     arrays = {
         name: _in_range(keras.ops.convert_to_numpy(v), dtype)
@@ -183,7 +192,10 @@ def _named_as_keras(arrays):
             ours = _keras_name(array.ndim == 4, **match.groupdict())
             if ours not in named:  # else it is one too many
                 name, array = ours, _keras_axes(array)
-        named[name.replace("probs/", "predictions/")] = array
+        named[name] = array
+    if not any(name.startswith("predictions/") for name in named):
+        # The classifier of keras-applications.
+        named = {re.sub("^probs/", "predictions/", n): named[n] for n in named}
     return checkpoints.grouped_from_depthwise(named)
 
 

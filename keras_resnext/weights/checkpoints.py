@@ -2,7 +2,6 @@
 
 import collections
 import io
-import json
 import math
 import pathlib
 import re
@@ -16,7 +15,13 @@ import safetensors
 
 from keras_resnext.weights import torch_files, torch_names
 from keras_resnext.weights.torch_files import MAX_NAME
-from keras_resnext.weights.unread import Unread, printable, unique
+from keras_resnext.weights.unread import (
+    MAX_JSON,
+    Unread,
+    parse,
+    printable,
+    unique,
+)
 
 _CONVOLUTION = ("kernel", "bias")
 _NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -35,11 +40,9 @@ _OPTIMIZER = re.compile(r"(?:^|/)optimizer/|^optimizer_weights/")
 _SWITCHES = {"gamma": "scale", "beta": "center"}
 
 # Far above what any network needs, and little enough for a short file to take
-# little memory, as `MAX_NAME` is: groups in groups, groups and arrays, bytes
-# of a description in JSON.
+# little memory, as `MAX_NAME` is: groups in groups, groups and arrays.
 _MAX_DEPTH = 32
 _MAX_OBJECTS = 12_000
-_MAX_JSON = 2**22
 
 # One of several files, of which no content tells what is in the others.
 _SHARD = re.compile(r"-\d{5}-of-(?!00001)(\d{5})")
@@ -66,19 +69,6 @@ _FOREIGN = {
         "a pickle that `torch.save` did not write",
         "Save the arrays as `.safetensors`",
     ),
-}
-
-_SAFETENSORS_DTYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "BF16": ml_dtypes.bfloat16,
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "i1",
-    "U8": "u1",
-    "BOOL": "?",
 }
 
 
@@ -126,6 +116,8 @@ def read(path):
     kind, reader = _format(path, head)
     try:
         return reader(path)
+    except UserWarning:  # of `strip`, under `python -W error`: no damage
+        raise
     except Exception as error:  # damage surfaces anywhere in three libraries
         reason = printable(str(error).strip("."), 600) or type(error).__name__
         advice = getattr(
@@ -271,9 +263,8 @@ def _read_zip(path):
             )
         if any(name.endswith("data.pkl") for name in names):
             return torch_names.strip(torch_files.read_zip(archive))
-        if archive.getinfo("config.json").file_size > _MAX_JSON:
-            raise ValueError("its config.json is longer than any network's")
-        config = json.loads(archive.read("config.json"))["config"]
+        with archive.open("config.json") as file:
+            config = parse(file)["config"]
         weights = archive.read("model.weights.h5")
     groups = _numbered(_config_layers(config))
     return _read_hdf5(weights, groups)
@@ -315,31 +306,33 @@ def _read_h5(path):
 
 def _read_safetensors(path):
     with path.open("rb") as file:
-        if int.from_bytes(file.read(8), "little") > _MAX_JSON:
+        if int.from_bytes(file.read(8), "little") > MAX_JSON:
             raise ValueError("its header is longer than any network's")
-    with safetensors.safe_open(path, "numpy"):
-        pass  # compares the header with the file's size, before it is read
-    data = path.read_bytes()
     arrays = {}
-    for name, tensor in safetensors.deserialize(data):
-        if tensor["dtype"] not in _SAFETENSORS_DTYPES:
-            raise Unread(
-                f"{printable(name)} holds {tensor['dtype']}",
-                "Save the model as float32, float16 or bfloat16.",
-            )
-        dtype = _SAFETENSORS_DTYPES[tensor["dtype"]]
-        array = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
-        arrays[name] = torch_files.widened(array)
+    # This compares the header with the file's size, before any number is read.
+    with safetensors.safe_open(path, "numpy") as file:
+        for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+            try:
+                arrays[name] = torch_files.widened(file.get_tensor(name))
+            except AttributeError as error:  # NumPy has no such numbers
+                dtype = file.get_slice(name).get_dtype()
+                raise Unread(
+                    f"{printable(name)} holds {dtype}",
+                    "Save the model as float32, float16 or bfloat16.",
+                ) from error
     return torch_names.strip(arrays)
 
 
 def _read_hdf5(data, groups):
     _check_heaps(data)
     sizes = {}  # of arrays; of groups and of an optimizer's, None
+    room = len(data)  # for headers: one inside of another would be read twice
 
     def keep(path, item):
+        nonlocal room
+        room -= h5py.h5o.get_info(item.id).hdr.space.total
         deep = len(path) > MAX_NAME or path.count("/") > _MAX_DEPTH
-        if deep or len(sizes) == _MAX_OBJECTS:
+        if deep or len(sizes) == _MAX_OBJECTS or room < 0:
             return path  # ends the visit
         sizes[path] = None
         if isinstance(item, h5py.Dataset) and not _OPTIMIZER.search(path):
@@ -350,14 +343,22 @@ def _read_hdf5(data, groups):
         # No object stays open, as 10,000 of them take 80 MB.
         if file.visititems(keep) is not None:
             raise ValueError(
-                "its groups are more, or nested deeper, than any network's"
+                "its groups are more, nested deeper, or with longer headers "
+                "than any network's"
             )
         datasets = {p: size for p, size in sizes.items() if size is not None}
         if sum(datasets.values()) > len(data):
             raise ValueError("its datasets are compressed or incomplete")
         _check_storage(data, file, sizes, datasets)
         arrays = {path: _array(file[path]) for path in datasets}
-        groups = groups or _named(file, sizes)
+        named = _named(file, sizes)
+        # What a description says counts where the file itself has no name, or
+        # the same: it knows which variables a normalisation has.
+        groups = named | {
+            group: found
+            for group, found in groups.items()
+            if named.get(group, found)[0] == found[0]
+        }
         # Names beyond 64 kB are split over attributes with numbers.
         roots = ["/", *({"model_weights"} & sizes.keys())]
         is_keras2 = any(
@@ -546,17 +547,20 @@ def _text(item, attribute):
 
 
 def _config_layers(config):
-    for layer in config.get("layers", ()):
-        class_name, inner = layer["class_name"], layer["config"]
-        if "layers" in inner:
-            variables = list(_config_layers(inner))
-        else:
-            variables = [
-                name
-                for name in _VARIABLES.get(_snake_case(class_name), ())
-                if inner.get(_SWITCHES.get(name), True)
-            ]
-        yield class_name, inner["name"], variables
+    """Yields the layers in a description, as `rename_keras_variables` has them.
+
+    A layer of one's own describes itself as it likes, also without a name.
+    """
+    layers = config.get("layers")
+    for layer in layers if isinstance(layers, list) else ():
+        match layer:
+            case {"class_name": str(class_name), "config": dict(inner)}:
+                variables = list(_config_layers(inner)) or [
+                    name
+                    for name in _VARIABLES.get(_snake_case(class_name), ())
+                    if inner.get(_SWITCHES.get(name), True)
+                ]
+                yield class_name, inner.get("name"), variables
 
 
 def _numbered(layers, prefix="layers/"):
@@ -570,7 +574,7 @@ def _numbered(layers, prefix="layers/"):
         counts[kind] += 1
         if variables and not isinstance(variables[0], str):
             groups |= _numbered(variables, f"{group}/layers/")
-        else:
+        elif name is not None:
             groups[group] = (name, variables)
     return groups
 

@@ -4,7 +4,6 @@
 from its cache, and `HF_ENDPOINT` names another server.
 """
 
-import json
 import math
 import os
 import pathlib
@@ -12,14 +11,13 @@ import re
 
 from keras_resnext import registry
 from keras_resnext.weights import downloads
-from keras_resnext.weights.unread import printable
+from keras_resnext.weights.unread import parse, printable
 
 PREFIX = "hf://"
 _NAME = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_MAX_CONFIG = 2**24  # bytes: far more than the names of 22,000 classes
 MAX_SIDE = 4096  # of the pictures that a file asks for, in pixels
 _MOST_CLASSES = 100_000  # ImageNet has 21,841, and a layer is as large
 _MOST_LETTERS = 100  # of what messages quote
@@ -54,9 +52,8 @@ def describe(name):
     hub = repository if revision is None else f"{repository}@{revision}"
     path = _download(hub, _CONFIG)
     try:
-        if path.stat().st_size > _MAX_CONFIG:
-            raise ValueError(f"it is larger than {_MAX_CONFIG} bytes")
-        return _checkpoint(hub, json.loads(path.read_text("utf-8")))
+        with path.open("rb") as file:
+            return _checkpoint(hub, parse(file))
     except (
         *(ValueError, TypeError, KeyError),
         *(AttributeError, ArithmeticError, RecursionError),
@@ -130,8 +127,6 @@ def _checkpoint(hub, config):
     channels, height, width = map(int, either("input_size", (3, 224, 224)))
     pct = float(either("crop_pct", 0.875))
     labels = config.get("label_names") or settings.get("label_names")
-    if labels is not None:
-        labels = tuple(labels.values() if isinstance(labels, dict) else labels)
     row = registry.Checkpoint(
         architecture=architecture,
         tag=str(settings.get("tag") or "hub").lower(),
@@ -152,7 +147,7 @@ def _checkpoint(hub, config):
             config.get("num_classes", settings.get("num_classes", 1000))
         ),
         hub=hub,
-        labels=labels,
+        labels=None if labels is None else _in_order(labels),
         crop_mode=settings.get("crop_mode") or "center",
     )
     for fault, found in (
@@ -171,6 +166,20 @@ def _checkpoint(hub, config):
         if not text.isprintable() or len(text) > _MOST_LETTERS:
             raise ValueError(f"it has the name {printable(text)}")
     return row
+
+
+def _in_order(labels):
+    """Returns the names of the classes: of a list, or of a dictionary by id."""
+    if isinstance(labels, dict):
+        ids = [str(i) for i in range(len(labels))]
+        if labels.keys() != set(ids):
+            raise ValueError(
+                "it has `label_names` by ids that are not 0, 1 and so on"
+            )
+        labels = [labels[i] for i in ids]
+    if not isinstance(labels, list):
+        raise ValueError("it has `label_names` that are no list")
+    return tuple(labels)
 
 
 def _faults(row):

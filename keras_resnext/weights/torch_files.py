@@ -77,6 +77,17 @@ class _Global:
     kind: str  # the name of a class or function, which is never looked up
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _OtherTensor:
+    """Stands for a tensor whose numbers NumPy does not have."""
+
+    storage: _Global
+
+    @property
+    def kind(self):
+        return f"torch._utils._rebuild_tensor of {self.storage.kind}"
+
+
 class _Object(dict):
     """Stands for what a file would make by a call, with its items at most."""
 
@@ -84,6 +95,9 @@ class _Object(dict):
 
     def __init__(self, kind):
         self.kind = kind
+
+
+_Placeholder = _Global | _OtherTensor | _Object
 
 
 def read_zip(archive):
@@ -190,7 +204,7 @@ def _state_dict(root, read_storage):
 
 
 def _is_tensor(value):
-    return isinstance(value, _Tensor) or (
+    return isinstance(value, _Tensor | _OtherTensor) or (
         isinstance(value, _Object)
         and value.kind.startswith("torch")
         and "_rebuild" in value.kind
@@ -265,9 +279,9 @@ def _refuse(root):
     kinds = [
         f"{printable(name)}, made by {printable(value.kind)}"
         for name, value in items
-        if isinstance(value, _Object | _Global)
+        if isinstance(value, _Placeholder)
     ]
-    if isinstance(root, _Object | _Global):
+    if isinstance(root, _Placeholder):
         kinds = [printable(root.kind)]
     if kinds:
         raise Unread(
@@ -367,11 +381,9 @@ def _interpret(stream):
                 stack[-size:] = [tuple(stack[-size:])]
             case "TUPLE":
                 stack.append(tuple(pop_to_mark()))
-            case "EMPTY_SET":
-                stack.append(_Object("builtins.set"))
             case "FROZENSET":
                 pop_to_mark()
-                stack.append(_Object("builtins.frozenset"))
+                stack.append(_SET)
             case "APPEND":
                 item = stack.pop()
                 _append(stack[-1], [item])
@@ -419,11 +431,13 @@ def _interpret(stream):
     raise ValueError("its pickle has no end")
 
 
+_SET = _Global("builtins.set")  # one for all, as nothing reads what is in it
 _CONSTANTS = {
     "NONE": None,
     "NEWTRUE": True,
     "NEWFALSE": False,
     "EMPTY_TUPLE": (),
+    "EMPTY_SET": _SET,
 }
 
 _LITERALS = frozenset(
@@ -439,7 +453,7 @@ _LITERALS = frozenset(
 def _append(target, items):
     if isinstance(target, list):
         target.extend(items)
-    elif not isinstance(target, _Object):
+    elif target is not _SET and not isinstance(target, _Object):
         raise ValueError("its pickle appends to what is no list")
 
 
@@ -455,7 +469,7 @@ def _update(target, pairs):
 
 def _call(function, arguments):
     """Makes what a state dict needs, and a placeholder for all else."""
-    if isinstance(function, _Global | _Object):
+    if isinstance(function, _Placeholder):
         return _Object(function.kind)
     if not isinstance(function, types.FunctionType):
         raise ValueError("its pickle calls what is no function")
@@ -476,15 +490,15 @@ def _persistent(reference):
             None,
         ):
             return _Storage(kind, key)
-        case ("storage", _Global(kind), *_):
-            return _Object(f"torch._utils._rebuild_tensor of {kind}")
+        case ("storage", _Global() as kind, *_):
+            return _OtherTensor(kind)
         case ("module", _Global() as function, *_):
             return function
     raise ValueError("its pickle refers to what is no tensor storage")
 
 
 def _rebuild_tensor(storage, offset, size, stride, *_):
-    if isinstance(storage, _Object):
+    if isinstance(storage, _OtherTensor):
         return storage
     if not isinstance(storage, _Storage):
         raise ValueError("a tensor has no storage")
@@ -549,6 +563,7 @@ _GLOBALS = {
 def _find(module, name):
     if not isinstance(module, str) or not isinstance(name, str):
         raise ValueError("its pickle names what is no text")
-    # Shortened, as a pickle can join two long texts any number of times.
-    kind = f"{module[:200]}.{name[:200]}"
+    # Shortened, as a pickle can join two long texts any number of times. All
+    # names in `_GLOBALS` are shorter.
+    kind = f"{module[:50]}.{name[:50]}"
     return _GLOBALS.get(kind) or _Global(kind)

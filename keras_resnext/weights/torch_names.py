@@ -16,6 +16,9 @@ from keras_resnext.weights.unread import Unread, printable, unique
 _STAGE = re.compile(r"(?:^|\.)(?=layer\d\.\d+\.)")
 _STEM = re.compile(r"(?:^|\.)(?=conv1\.(?:\d\.)?weight$)")
 
+# Of a network, or a part of it, that `torch.compile` made.
+_COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
+
 # The first of a block, where `nn.Sequential(*resnet.children())` has left
 # numbers of the network's parts.
 _NUMBERED = re.compile(r"((?:.+\.)?)(\d{1,3})\.\d{1,3}\.conv1\.weight")
@@ -43,18 +46,21 @@ class _Library:
     strides: bool = True
 
     def usual(self, name):
-        """Returns an array's usual name; the same where it has no other."""
-        layer, _, variable = name.rpartition(".")
-        if match := self.block.search(layer):
-            usual = self.layers.get(layer[match.end() :])
+        """Returns an array's usual name; the same where it has no other.
+
+        What is unknown in a block stays in it, so that it shows as a fault.
+        """
+        if match := self.block.search(name):
+            layer, dot, variable = name[match.end() :].rpartition(".")
             stage, block = (
                 int(number) - first
                 for number, first in zip(
                     match.groups(), self.first, strict=True
                 )
             )
-            start = f"{layer[: match.start()]}layer{stage + 1}.{block}"
-            return f"{start}.{usual}.{variable}" if usual else name
+            start = f"{name[: match.start()]}layer{stage + 1}.{block}."
+            return f"{start}{self.layers.get(layer, layer)}{dot}{variable}"
+        layer, _, variable = name.rpartition(".")
         for theirs, usual in self.stem.items():
             if f".{layer}".endswith(f".{theirs}"):
                 return f"{layer.removesuffix(theirs)}{usual}.{variable}"
@@ -145,6 +151,7 @@ _LIBRARIES = (
 
 def is_of_network(name):
     """Whether an array of this name is of a block of a network."""
+    name = _COMPILED.sub("", name)
     return any(library.block.search(name) for library in _LIBRARIES)
 
 
@@ -165,12 +172,12 @@ def strip(arrays):
     Raises:
         Unread: If there are several networks.
     """
-    # The number of models in an average: `torch.optim.swa_utils`.
-    arrays = {
-        name: array
+    arrays = unique(
+        (_COMPILED.sub("", name), array)
         for name, array in arrays.items()
+        # The number of models in an average: `torch.optim.swa_utils`.
         if name.rpartition(".")[2] != "n_averaged"
-    }
+    )
     arrays = unique(zip(_usual(arrays), arrays.values(), strict=True))
     prefixes = _prefixes(arrays, _STAGE)
     # A part of another network may have stages, too, but no such stem.
@@ -186,7 +193,7 @@ def strip(arrays):
             f"state.items() if name.startswith({printable(first)!r})"
             "}`.",
         )
-    for prefix in prefixes or ("module.", "_orig_mod.", "module."):
+    for prefix in prefixes or ("module.", "module."):
         inside = {
             name.removeprefix(prefix): array
             for name, array in arrays.items()

@@ -1,5 +1,12 @@
 """What is refused in a file of any format, and how that is said."""
 
+import json
+
+# Far above what any network needs, names of 22,000 classes included: bytes of
+# JSON, and values in it, each of which takes up to 300 bytes of memory.
+MAX_JSON = 2**22
+_MAX_VALUES = 200_000
+
 
 class Unread(ValueError):
     """A file may be sound, but is of a kind that is not read.
@@ -27,6 +34,22 @@ def printable(text, length=100):
     if len(text) > length:
         text = f"{text[: length - 20]}...{text[-20:]}"
     return text.encode("unicode_escape").decode()
+
+
+def parse(file):
+    """Reads JSON that is no longer than a network's.
+
+    Args:
+        file: binary file, at its begin.
+
+    Raises:
+        ValueError: if it is longer, or no JSON.
+        RecursionError: if it is nested too deep.
+    """
+    data = file.read(MAX_JSON + 1)
+    if len(data) > MAX_JSON or sum(map(data.count, b",[{")) > _MAX_VALUES:
+        raise ValueError("its JSON is longer than any network's")
+    return json.loads(data)
 
 
 def unique(pairs):
