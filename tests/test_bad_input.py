@@ -325,8 +325,8 @@ def test_a_full_disk_while_training(small, monkeypatch, name):
 def other_training():
     """Another process, which holds the lock of the folder `run`."""
     os.mkdir("run")
-    code = "import sys; from common import files\n"
-    code += "with files.locked(files.pathlib.Path('run')):\n"
+    code = "import pathlib, sys; from common import files\n"
+    code += "with files.locked(pathlib.Path('run')):\n"
     code += "    print('has it', flush=True)\n    sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code],
