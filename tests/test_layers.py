@@ -512,6 +512,22 @@ class TestBatchNormalization:
             )
 
     @needs_tensorflow
+    @pytest.mark.parametrize("axis", [1, 3])
+    @pytest.mark.parametrize("side", [8, 6], ids=["as many", "others"])
+    def test_axis_counts_in_a_graph(self, side, axis):
+        """The convolution's channels come last, whatever is normalised."""
+        random = np.random.default_rng(0)
+        inputs = keras.Input((side, side, 4))
+        maps = GroupedConv2D(8, 1, use_bias=False)(inputs)
+        bn = BatchNormalization(axis=axis)
+        model = keras.Model(inputs, bn(maps))
+        bn.set_weights(random.uniform(0.5, 2, (4, maps.shape[axis])))
+        x = random.normal(size=(2, side, side, 4)).astype("float32")
+        np.testing.assert_allclose(
+            model.predict(x, verbose=0), numpy(model(x)), rtol=1e-5, atol=1e-5
+        )
+
+    @needs_tensorflow
     def test_gradients_of_frozen_statistics_in_a_graph(self):
         import tensorflow as tf
 
