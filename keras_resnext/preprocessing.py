@@ -280,14 +280,19 @@ class EvalTransform:
         return tf.ensure_shape(output, (*batch, side, side, 3))
 
     def _all(self, images):
-        side = self.checkpoint.crop
+        side, images = self.checkpoint.crop, list(images)
         inputs = np.empty((len(images), side, side, 3), "float32")
+        # Where each one is: an opened picture that is there several times is
+        # decoded at its first use, which no two threads may do.
+        places = {}
+        for i, image in enumerate(images):
+            places.setdefault(id(image), []).append(i)
 
-        def fill(i):
-            inputs[i] = self._apply(images[i])
+        def fill(same):
+            inputs[same] = self._apply(images[same[0]])
 
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for _ in pool.map(fill, range(len(images))):
+            for _ in pool.map(fill, places.values()):
                 pass  # asks for each result, as that may be an error
         return inputs
 

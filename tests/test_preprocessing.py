@@ -632,6 +632,18 @@ def test_many_pictures_are_as_each_one(tmp_path):
         transform([1, 2])
 
 
+@anywhere
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_a_picture_that_is_several_times_in_a_list(form):
+    """Pillow decodes an opened one at first use, which is for one thread."""
+    data = encoded(Image.fromarray(random((200, 300, 3))), form)
+    transform = small()
+    expected = np.stack([transform(data)] * 16)
+    for _ in range(10):
+        image = Image.open(io.BytesIO(data))
+        np.testing.assert_array_equal(transform([image] * 16), expected)
+
+
 def test_many_pictures_inside_of_a_dataset(tmp_path):
     tf = pytest.importorskip("tensorflow")
     transform = eval_transform("resnext29/cifar10")
