@@ -76,13 +76,14 @@ def replace_top(model, classes, dropout=0.0, activation="softmax"):
     )
     inputs = copies.graph(model).input
     taken = {layer.name for layer in keras.Model(inputs, x).operations}
+    order = {"data_format": nested.data_format(x)}
     if len(x.shape) == 4:
         name = _free("avg_pool", taken)
-        x = keras.layers.GlobalAveragePooling2D(name=name)(x)
+        x = keras.layers.GlobalAveragePooling2D(name=name, **order)(x)
     elif len(x.shape) == 3 and getattr(end, "keepdims", False):
         x = keras.layers.Flatten()(x)
     elif len(x.shape) == 5:
-        pool = keras.layers.GlobalAveragePooling2D()
+        pool = keras.layers.GlobalAveragePooling2D(**order)
         name = _free("avg_pool", taken)
         x = keras.layers.TimeDistributed(pool, name=name)(x)
     if dropout:
@@ -375,7 +376,8 @@ class Pyramid(keras.Model):
         images, and so on. It holds the last map of each size, from the first
         blocks on, up to the deepest stage that this model has. Levels that
         the network's `output_stride` leaves out, as `"P5"` with 16, are every
-        second pixel of the level before.
+        second pixel of the level before. Of what stands before the network,
+        convolutions and pooling count; what else resizes images does not.
 
         Raises:
             ValueError: if the network is called several times.
@@ -393,7 +395,9 @@ class Pyramid(keras.Model):
             reached, deepest = nested.level(x), int(stage[4:])
             levels[f"P{reached}"] = x
         while stages and reached < deepest:
-            reached, x = reached + 1, keras.layers.MaxPooling2D(1, 2)(x)
+            order = nested.data_format(x)
+            x = keras.layers.MaxPooling2D(1, 2, data_format=order)(x)
+            reached += 1
             levels[f"P{reached}"] = x
         return levels
 
