@@ -148,10 +148,11 @@ def replace_input(model, channels):
         channels: Number of channels, a positive integer.
 
     Returns:
-        A `keras.Model` with weights of its own, not compiled; all but the
-        first kernel are those of `model`, and so is what is frozen. Layers
-        that a copy could not be told from for certain are shared: those of
-        a person's own classes, and those that have been adapted to data.
+        A `keras.Model`, of a `Pyramid` another one, with weights of its own,
+        not compiled; all but the first kernel are those of `model`, and so is
+        what is frozen. Layers that a copy could not be told from for certain
+        are shared: those of a person's own classes, and those that have been
+        adapted to data.
 
     Raises:
         ValueError: if `channels` is out of range, if the model has no such
@@ -201,6 +202,10 @@ def replace_input(model, channels):
             f"however many. Received: channels={channels} ({error}). Replace "
             "the input of the network alone, and put the rest before it then."
         ) from error
+    if isinstance(model, Pyramid):  # stays one
+        new = Pyramid(new.input, new.output, name=new.name)
+        if not model.trainable:
+            new.trainable = False
     return new
 
 

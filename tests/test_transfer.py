@@ -857,6 +857,22 @@ def test_replace_input_refuses_what_wants_three_channels(kind):
             replace_input(model, channels)
 
 
+@pytest.mark.parametrize("trainable", [True, False])
+def test_replaced_input_of_a_pyramid(trainable):
+    pyramid = features(tiny(include_top=False), ["conv3", "conv5"])
+    freeze(pyramid, "conv2")
+    if not trainable:
+        pyramid.trainable = False
+    new = replace_input(pyramid, 1)
+    assert type(new) is transfer.Pyramid
+    assert new.name == pyramid.name and set(new.output) == {"conv3", "conv5"}
+    assert set(new.pyramid_outputs) == {"P2", "P3", "P4", "P5"}
+    assert [layer.trainable for layer in new.layers] == [
+        layer.trainable for layer in pyramid.layers
+    ]
+    assert new.trainable == trainable
+
+
 def test_replaced_input_shares_what_two_models_share():
     """A layer used twice stays one, and a model inside is a copy."""
     inner = keras.Sequential([keras.layers.Conv2D(3, 1, padding="same")])
