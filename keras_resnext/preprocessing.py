@@ -359,8 +359,9 @@ def eval_transform(checkpoint, max_pixels=MAX_PIXELS):
         crop, 3)`, and a list or batch of them to `(batch, crop, crop, 3)`.
 
     Raises:
-        ValueError: If there is no such checkpoint, or if `max_pixels` is not
-            a positive integer.
+        ValueError: If there is no such checkpoint, if what it says of its
+            pictures is none of the above, or if `max_pixels` is not a
+            positive integer.
     """
     if not isinstance(max_pixels, int) or max_pixels < 1:
         raise ValueError(
@@ -371,6 +372,7 @@ def eval_transform(checkpoint, max_pixels=MAX_PIXELS):
         checkpoint = hub.describe(checkpoint)
     if not isinstance(checkpoint, registry.Checkpoint):
         checkpoint = _row(checkpoint)
+    registry.check_preprocessing(checkpoint)
     return EvalTransform(checkpoint, max_pixels)
 
 
