@@ -88,7 +88,7 @@ def replace_top(model, classes, dropout=0.0, activation="softmax"):
         x = keras.layers.TimeDistributed(pool, name=name)(x)
     if dropout:
         name = _free("predictions_drop", taken)
-        x = keras.layers.Dropout(dropout, name=name)(x)
+        x = keras.layers.Dropout(float(dropout), name=name)(x)
     x = classifier(x, classes, activation, _free("predictions", taken))
     return keras.Model(inputs, x, name=model.name)
 
@@ -349,8 +349,8 @@ def features(model, stages=None):
     if stages is None:
         stages = list(known)[-3:] or ["conv1"]
     require(
-        len(stages) > 0,
-        "`stages` must name one at least",
+        len(stages) > 0 and not isinstance(stages, str),
+        "`stages` must be a list of one name at least",
         "Leave it out for the last three.",
         stages=stages,
     )

@@ -517,6 +517,18 @@ def test_default_pyramid(shared, tmp_path):
 
 
 @anywhere
+@pytest.mark.parametrize("stages", ["conv3", []])
+def test_stages_are_a_list_of_names(shared, stages):
+    with pytest.raises(ValueError) as caught:
+        features(shared, stages)
+    assert_refused(
+        str(caught.value),
+        "`stages` must be a list of one name at least",
+        f"stages={stages!r}",
+    )
+
+
+@anywhere
 @pytest.mark.parametrize(
     "output_stride, strides", [(8, (8, 8, 8)), (16, (8, 16, 16))]
 )
@@ -756,7 +768,7 @@ def test_stochastic_depth_has_no_weights(shared, path, suffix, tmp_path):
 
 
 @anywhere
-@pytest.mark.parametrize("rate", [-0.1, 1, 1.0, "much", None])
+@pytest.mark.parametrize("rate", [-0.1, 1, 1.0, "much", None, False])
 def test_wrong_rate(rate):
     with pytest.raises(ValueError) as caught:
         tiny(stochastic_depth=rate)
@@ -765,6 +777,16 @@ def test_wrong_rate(rate):
         "`stochastic_depth` must be a number from 0 to below 1",
         f"stochastic_depth={rate!r}",
     )
+
+
+@anywhere
+def test_rates_may_be_of_numpy(tmp_path):
+    rate = np.float32(0.25)
+    model = replace_top(tiny(stochastic_depth=rate), CLASSES, dropout=rate)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for name in ("predictions_drop", "conv5_block2_drop"):
+        assert loaded.get_layer(name).rate == 0.25
 
 
 @anywhere
