@@ -284,14 +284,16 @@ def _scaled_convolution(conv, kernel, inputs, scale, shift):
 class BatchNormalization(keras.layers.BatchNormalization):
     """A `keras.layers.BatchNormalization` that is one fused operation.
 
-    Arguments, weights and results are those of Keras's layer, save that the
-    moving variance follows the unbiased variance of the batch, as in PyTorch.
-    On TensorFlow it is one operation instead of a chain of elementwise ones,
-    and in the inference of a graph part of the convolution before it; other
-    backends keep Keras's path. Under a `tf.distribute.Strategy`
-    each replica normalises with its own share of the batch, and the moving
-    statistics of all follow their mean; those of a replica without an image
-    stay as they are.
+    Arguments, weights and results are those of Keras's layer. On TensorFlow
+    it is one operation instead of a chain of elementwise ones, and in the
+    inference of a graph part of the convolution before it. There the moving
+    variance follows the unbiased variance of the batch, as in PyTorch. Other
+    backends keep Keras's path, whose moving variance follows the biased one,
+    and so do tensors of other than 4 axes, layers without scale or offset and
+    policies of pure float64, float16 or bfloat16. Under a
+    `tf.distribute.Strategy` each replica normalises with its own share of the
+    batch, and the moving statistics of all follow their mean; those of a
+    replica without an image stay as they are.
     """
 
     def add_weight(self, *args, trainable=True, **kwargs):

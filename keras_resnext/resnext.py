@@ -353,8 +353,10 @@ def ResNeXt(
     Returns:
         A functional `keras.Model`. Its layers are named as in
         `keras.applications.ResNet50`: `conv2_block1_2_conv` and so on. The
-        output is `(batch, classes)` float32 probabilities or logits, or
-        `(batch, channels)` or `(batch, height, width, channels)` features.
+        output is `(batch, classes)` probabilities or logits, float32 also
+        under mixed precision and of the policy's type under a pure policy as
+        float64; or `(batch, channels)` or `(batch, height, width, channels)`
+        features.
 
     Raises:
         ValueError: if an argument is out of its range, or if the weights do

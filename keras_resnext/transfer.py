@@ -46,9 +46,10 @@ def replace_top(model, classes, dropout=0.0, activation="softmax"):
 
     Returns:
         A functional `keras.Model` with the inputs and the name of `model` and
-        the output `(batch, classes)`, float32, not compiled. Its new layers
-        are `predictions`, `predictions_drop` and `avg_pool`, as needed, with
-        a number where a layer that stays has that name.
+        the output `(batch, classes)`, not compiled. As in `ResNeXt`, that is
+        float32 unless Keras's policy is now a pure one of another type. Its
+        new layers are `predictions`, `predictions_drop` and `avg_pool`, as
+        needed, with a number where a layer that stays has that name.
 
     Raises:
         ValueError: if an argument is out of its range, or if the model has
