@@ -58,6 +58,10 @@ def _on_images(operation, images):
     oneDNN, convolutions of nothing then have the shape of their input, and
     the gradient of pooling ends the process: so they get one of zeros.
 
+    Not so in a graph of one device for any number of images: what cuts the
+    zeros off again would part each convolution from what is fused with it.
+    It raises without an image, as docs/errors.md says.
+
     Args:
         operation: From feature maps to feature maps, one for each image.
         images: `(batch, ...)`, a tensor of TensorFlow.

@@ -157,7 +157,11 @@ def test_gradients_are_the_transposed_convolution(
 @pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
 @pytest.mark.parametrize("kind", ["plain", "grouped", "same", "pooling"])
 def test_no_image(path, kind, first, graph):
-    """Sizes are as for any other number of images, and gradients zero."""
+    """Sizes are as for any other number of images, and gradients zero.
+
+    In a graph, this one is traced for no image; those for any number are of
+    replicas (test_distribute.py) or raise (docs/errors.md).
+    """
     import tensorflow as tf
 
     if (first or path == "direct") and not _trains_directly():
