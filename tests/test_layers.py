@@ -17,7 +17,8 @@ from keras_resnext.layers import (
 )
 
 numpy = keras.ops.convert_to_numpy
-TENSORFLOW = keras.backend.backend() == "tensorflow"
+BACKEND = keras.backend.backend()
+TENSORFLOW = BACKEND == "tensorflow"
 needs_tensorflow = pytest.mark.skipif(
     not TENSORFLOW, reason="about TensorFlow's graph"
 )
@@ -434,6 +435,21 @@ class TestBatchNormalization:
             ours["moving_variance"],
             0.9 + batch,
             rtol=1e-5 if dtype == "float32" else 1e-2,
+        )
+
+    @pytest.mark.parametrize(
+        "options", [{"dtype": "float64"}, {"scale": False}, {"axis": 2}]
+    )
+    def test_variance_is_keras_where_it_is_not_fused(self, options):
+        if BACKEND == "jax" and "dtype" in options:
+            pytest.skip("JAX has float64 only where it is switched on")
+        x = np.random.default_rng(0).normal(2, 3, (2, 1, 3, 2))
+        layer = BatchNormalization(momentum=0.0, **options)
+        layer(x, training=True)
+        axis = options.get("axis", 3)
+        biased = x.var(tuple({0, 1, 2, 3} - {axis}))
+        np.testing.assert_allclose(
+            numpy(layer.moving_variance), biased, rtol=1e-5
         )
 
     @pytest.mark.parametrize("axis", [-1, 1])

@@ -449,6 +449,21 @@ def test_input_tensor_from_single_layers(file):
     assert not stored
 
 
+@pytest.mark.parametrize(
+    "policy, dtype",
+    [("mixed_bfloat16", "float32"), ("bfloat16", "bfloat16")],
+)
+def test_type_of_the_output(policy, dtype):
+    before = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy(policy)
+        model = tiny((1,))
+        top = keras_resnext.transfer.replace_top(model, 3)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert model.output.dtype == top.output.dtype == dtype
+
+
 def test_input_tensor_of_two_inputs():
     grey, colour = keras.Input((16, 16, 1)), keras.Input((16, 16, 2))
     model = tiny(input_tensor=keras.layers.Concatenate()([grey, colour]))
