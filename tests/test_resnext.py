@@ -169,7 +169,7 @@ def test_parameters_and_names_of_layers(name, unallocated):
     assert count == PARAMETERS[name][0]
     if name != "resnext29":  # which has no single cardinality
         constructor = getattr(keras_resnext, row.constructor)
-        assert f" of {count:,} parameters" in constructor.__doc__
+        assert f" of {count:,} trainable parameters" in constructor.__doc__
     assert model.name == name
     assert model.output_shape == (None, row.classes)
     maps = model.get_layer("avg_pool").input
