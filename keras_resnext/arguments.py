@@ -1,5 +1,7 @@
 """Checks the arguments of the constructors, before anything is built."""
 
+import numbers
+
 import keras
 import numpy as np
 
@@ -104,6 +106,37 @@ def check_output_stride(output_stride, full, row):
     )
 
 
+def check_input_tensor(tensor, input_shape):
+    """Checks the tensor to use as the images, and the shape beside it."""
+    require(
+        keras.utils.is_keras_tensor(tensor),
+        "`input_tensor` must be a Keras tensor",
+        "Make one with `keras.Input`, or call the model on the array.",
+        input_tensor=type(tensor).__name__,
+    )
+    require(
+        keras.backend.is_float_dtype(tensor.dtype),
+        "`input_tensor` must be of floats",
+        "Pass `keras_resnext.preprocess_input(x)` of pictures in 0..255.",
+        input_tensor=tensor.dtype,
+    )
+    shape = tensor.shape[1:]
+    require(
+        input_shape is None
+        or (
+            isinstance(input_shape, (tuple, list))
+            and len(input_shape) == len(shape)
+            and all(
+                None in pair or pair[0] == pair[1]
+                for pair in zip(input_shape, shape, strict=True)
+            )
+        ),
+        f"`input_shape` must be that of `input_tensor`, {shape}",
+        "Leave it out.",
+        input_shape=input_shape,
+    )
+
+
 def check_input_shape(input_shape, include_top, row, least, stride, weights):
     """Returns the complete shape of one image; `least` is in pixels."""
     last = channels_last()
@@ -170,7 +203,9 @@ def _halves(side, stem, stride):
 def check_rate(name, value):
     """Checks the share of what training drops."""
     require(
-        isinstance(value, (int, float)) and 0 <= value < 1,
+        isinstance(value, numbers.Real)
+        and not isinstance(value, bool)
+        and 0 <= value < 1,
         f"`{name}` must be a number from 0 to below 1",
         "It is the share of what training drops.",
         **{name: value},

@@ -58,6 +58,10 @@ def _on_images(operation, images):
     oneDNN, convolutions of nothing then have the shape of their input, and
     the gradient of pooling ends the process: so they get one of zeros.
 
+    Not so in a graph of one device for any number of images: what cuts the
+    zeros off again would part each convolution from what is fused with it.
+    It raises without an image, as docs/errors.md says.
+
     Args:
         operation: From feature maps to feature maps, one for each image.
         images: `(batch, ...)`, a tensor of TensorFlow.
@@ -220,18 +224,80 @@ def _has_scaled_kernel(inputs):
     return conv.type == "Conv2D" and conv.inputs[1].op.type == "Mul"
 
 
+def _convolution_behind(inputs):
+    """Returns the operation if these are of a convolution, else `None`."""
+    conv = inputs.op
+    if conv.type == "EnsureShape":  # of `GroupedConv2D`
+        conv = conv.inputs[0].op
+    found = conv.type == "Conv2D" and conv.get_attr("data_format") == b"NHWC"
+    return conv if found else None
+
+
+def _is_quickly_scaled(kernel, maps):
+    """Tells whether scaling a kernel takes less time than one image's maps."""
+    _, height, width, filters = maps.shape
+    if not (height and width and filters):
+        return True
+    taps = kernel.shape.num_elements() // filters
+    return taps <= _TAPS_FOR_EACH_POSITION * height * width
+
+
+def _scaled_convolution(conv, kernel, inputs, scale, shift):
+    """Repeats a convolution so that it gives `inputs * scale + shift`.
+
+    Args:
+        conv: The operation, channels last, of one or more groups.
+        kernel: Its kernel, before it was rounded.
+        inputs: What it gives by itself.
+        scale: Factor for each of its filters.
+        shift: What is added to each, of the type of `inputs`.
+    """
+    import tensorflow as tf
+    from tensorflow.python.eager import record
+
+    with record.stop_recording():
+        scaled = tf.cast(tf.cast(kernel, scale.dtype) * scale, inputs.dtype)
+        names = "strides padding explicit_paddings dilations data_format"
+        outputs = tf.raw_ops.Conv2D(
+            input=conv.inputs[0],
+            filter=scaled,
+            **{name: conv.get_attr(name) for name in names.split()},
+        )
+        # With groups: Grappler fuses a BiasAdd always, which fails where
+        # oneDNN is off, but an addition only where oneDNN is on.
+        grouped = conv.inputs[0].shape[-1] != kernel.shape[2]
+        outputs = (tf.add if grouped else tf.nn.bias_add)(outputs, shift)
+
+    def gradients(gradient):
+        products = tf.cast(gradient * inputs, scale.dtype)
+        return [
+            gradient * tf.cast(scale, inputs.dtype),
+            tf.reduce_sum(products, (0, 1, 2)),
+            tf.reduce_sum(gradient, (0, 1, 2)),
+        ]
+
+    # To a tape it is `inputs * scale + shift`: who asks for the gradient at
+    # the convolution's output, as Grad-CAM does, else gets none.
+    record.record_operation(
+        "Folded", [outputs], [inputs, scale, shift], gradients
+    )
+    return outputs
+
+
 @keras.saving.register_keras_serializable(_PACKAGE)
 class BatchNormalization(keras.layers.BatchNormalization):
     """A `keras.layers.BatchNormalization` that is one fused operation.
 
-    Arguments, weights and results are those of Keras's layer, save that the
-    moving variance follows the unbiased variance of the batch, as in PyTorch.
-    On TensorFlow it is one operation instead of a chain of elementwise ones,
-    and in the inference of a graph part of the convolution before it; other
-    backends keep Keras's path. Under a `tf.distribute.Strategy`
-    each replica normalises with its own share of the batch, and the moving
-    statistics of all follow their mean; those of a replica without an image
-    stay as they are.
+    Arguments, weights and results are those of Keras's layer. On TensorFlow
+    it is one operation instead of a chain of elementwise ones, and in the
+    inference of a graph part of the convolution before it. There the moving
+    variance follows the unbiased variance of the batch, as in PyTorch. Other
+    backends keep Keras's path, whose moving variance follows the biased one,
+    and so do tensors of other than 4 axes, layers without scale or offset and
+    policies of pure float64, float16 or bfloat16. Under a
+    `tf.distribute.Strategy` each replica normalises with its own share of the
+    batch, and the moving statistics of all follow their mean; those of a
+    replica without an image stay as they are.
     """
 
     def add_weight(self, *args, trainable=True, **kwargs):
@@ -287,57 +353,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
         its kernel takes longer than normalising the feature map.
         """
         import tensorflow as tf
-        from tensorflow.python.eager import record
 
-        conv = inputs.op
-        if conv.type == "EnsureShape":  # of `GroupedConv2D`
-            conv = conv.inputs[0].op
-        if conv.type != "Conv2D" or conv.get_attr("data_format") != b"NHWC":
+        conv = _convolution_behind(inputs)
+        if conv is None or self.axis == 1:  # whose channels come last
             return None
-        images, kernel = conv.inputs
+        kernel = conv.inputs[1]
         if kernel.op.type == "Cast":  # of mixed precision: rounds once only
             kernel = kernel.op.inputs[0]
-        _, height, width, filters = inputs.shape
-        if height and width and filters:
-            taps = kernel.shape.num_elements() // filters
-            if taps > _TAPS_FOR_EACH_POSITION * height * width:
-                return None
+        if not _is_quickly_scaled(kernel, inputs):
+            return None
         scale = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
         shift = tf.cast(self.beta - self.moving_mean * scale, inputs.dtype)
-        with record.stop_recording():
-            outputs = tf.raw_ops.Conv2D(
-                input=images,
-                filter=tf.cast(
-                    tf.cast(kernel, scale.dtype) * scale, inputs.dtype
-                ),
-                **{
-                    name: conv.get_attr(name)
-                    for name in (
-                        *("strides", "padding", "explicit_paddings"),
-                        *("dilations", "data_format"),
-                    )
-                },
-            )
-            # With groups: Grappler fuses a BiasAdd always, which fails where
-            # oneDNN is off, but an addition only where oneDNN is on.
-            grouped = images.shape[-1] != kernel.shape[2]
-            add = tf.add if grouped else tf.nn.bias_add
-            outputs = add(outputs, shift)
-
-        def gradients(gradient):
-            products = tf.cast(gradient * inputs, scale.dtype)
-            return [
-                gradient * tf.cast(scale, inputs.dtype),
-                tf.reduce_sum(products, (0, 1, 2)),
-                tf.reduce_sum(gradient, (0, 1, 2)),
-            ]
-
-        # To a tape it is `inputs * scale + shift`: who asks for the gradient
-        # at the convolution's output, as Grad-CAM does, else gets none.
-        record.record_operation(
-            "Folded", [outputs], [inputs, scale, shift], gradients
-        )
-        return outputs
+        return _scaled_convolution(conv, kernel, inputs, scale, shift)
 
     def _fuses(self, inputs, mask):
         return (

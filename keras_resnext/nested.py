@@ -13,6 +13,16 @@ from keras_resnext.copies import graph, has_graph
 
 _STAGE = re.compile(r"(conv\d+)_")
 _END = re.compile(r"(conv\d+)_(relu|block\d+_out)")
+# Keras's own, whose `strides` are a step for each axis.
+_STRIDED = (
+    keras.layers.Conv2D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv2D,
+    keras.layers.AveragePooling2D,
+    keras.layers.MaxPooling2D,
+)
+# Layers and operations of Keras behind which the axes may be others.
+_REORDERING = {"Moveaxis", "Permute", "Reshape", "Swapaxes", "Transpose"}
 
 
 def _children(layer):
@@ -63,16 +73,36 @@ def source(x):
 
 
 def level(x):
-    """Returns how often the images are halved on the way to feature maps."""
+    """Returns how often convolutions and pooling halve images up to maps."""
     stride = 1
     while (node := source(x)).input_tensors:
         layer = node.operation
         if has_graph(layer):
             output = layer.outputs[x._keras_history.tensor_index]
             stride *= 2 ** level(output)
-        stride *= getattr(layer, "strides", (1,))[0]
+        elif isinstance(layer, _STRIDED):
+            stride *= layer.strides[0]
         x = node.input_tensors[0]
     return stride.bit_length() - 1
+
+
+def data_format(x):
+    """Returns the order of the axes of feature maps, or `None` if unknown.
+
+    It is what the last layer before them says that knows one.
+    """
+    while (node := source(x)).input_tensors:
+        layer = node.operation
+        while isinstance(layer, keras.layers.TimeDistributed):
+            layer = layer.layer
+        if has_graph(layer):
+            found = data_format(layer.outputs[x._keras_history.tensor_index])
+        else:
+            found = getattr(layer, "data_format", None)
+        if found or type(layer).__name__ in _REORDERING:
+            return found
+        x = node.input_tensors[0]
+    return None
 
 
 def end(x):

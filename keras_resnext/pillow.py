@@ -27,8 +27,9 @@ def decode(source, max_pixels=MAX_PIXELS, draft=None):
     """Returns an encoded picture of one of `FORMATS` in RGB.
 
     Transparency and EXIF rotation are ignored, 16-bit grey values lose their
-    lower byte, and of an animation the first frame is taken. Of a file that
-    is no picture, or too large a one, only the header is read.
+    lower byte, and so do 32-bit ones unless all are below 256. Of an
+    animation the first frame is taken. Of a file that is no picture, or too
+    large a one, only the header is read.
 
     Args:
         source: A path, or the `bytes` of a picture.
@@ -45,6 +46,8 @@ def decode(source, max_pixels=MAX_PIXELS, draft=None):
     """
     encoded = isinstance(source, bytes)
     name = f"{len(source)} bytes" if encoded else repr(str(source))
+    if not encoded and "\0" in os.fsdecode(source):
+        raise _broken(name, "no path has a zero byte")
     if not encoded and os.path.exists(source) and not os.path.isfile(source):
         raise _broken(name, "it is no regular file")  # a pipe may never end
     with io.BytesIO(source) if encoded else open(source, "rb") as file:
@@ -132,11 +135,23 @@ def to_rgb(image):
         raise ValueError("PostScript is a program, which is not run")
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16 bits at 255 instead of scaling.
-        values = np.clip(np.asarray(image) >> 8, 0, 255)
-        image = Image.fromarray(values.astype("uint8"))
+        values = np.asarray(image)
+        if not _holds_bytes(image, values):
+            values = values >> 8
+        image = Image.fromarray(np.clip(values, 0, 255).astype("uint8"))
     elif image.mode == "F":
         raise ValueError("its values are floating-point and have no range")
     elif "transparency" in image.info:
         # Straight to RGB, Pillow warns about palettes with transparency.
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def _holds_bytes(image, values):
+    """Tells whether 32-bit values are 8-bit ones, as of NumPy's `int32`.
+
+    Nothing in the picture says so, but taken for 16 bits it would be black.
+    In other formats than TIFF the mode stands for 16 bits.
+    """
+    unsure = image.mode == "I" and image.format in (None, "TIFF")
+    return unsure and values.max() < 256

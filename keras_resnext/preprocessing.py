@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import re
 import sys
 
 import keras
@@ -14,6 +15,7 @@ from PIL import Image
 
 from keras_resnext import pillow, registry
 from keras_resnext.pillow import MAX_PIXELS
+from keras_resnext.registry import require
 from keras_resnext.weights import hub
 
 _CIFAR10 = (
@@ -32,6 +34,9 @@ _INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+# What a picture begins with that may be without a zero byte: its sizes, after
+# comments.
+_PPM = re.compile(rb"P[1-6]\s+(#[^\n]*\n\s*)*\d+\s+\d+\s")
 
 
 def preprocess_input(x, data_format=None):
@@ -55,16 +60,23 @@ def preprocess_input(x, data_format=None):
         if that is a floating one, else of `keras.config.floatx()`.
 
     Raises:
-        ValueError: If `data_format` is unknown, or if `x` has no such shape.
+        ValueError: If `data_format` is unknown, or if `x` is no array or has
+            no such shape.
     """
     if data_format is None:
         data_format = keras.config.image_data_format()
-    if data_format not in ("channels_first", "channels_last"):
-        raise ValueError(
-            "`data_format` must be 'channels_last' or 'channels_first'. "
-            f"Received: data_format={data_format!r}. Leave it out for Keras's "
-            "own setting."
-        )
+    require(
+        data_format in ("channels_first", "channels_last"),
+        "`data_format` must be 'channels_last' or 'channels_first'",
+        "Leave it out for Keras's own setting.",
+        data_format=data_format,
+    )
+    require(
+        hasattr(x, "shape") and hasattr(x, "dtype"),
+        "`x` must be an array or a tensor",
+        "Pass `numpy.asarray(x)` of a list or a picture.",
+        x=type(x).__name__,
+    )
     axis = -1 if data_format == "channels_last" else -3
     # In tf.data, not even the rank has to be known.
     if getattr(x.shape, "rank", 0) is not None:
@@ -132,33 +144,38 @@ def decode_predictions(preds, top=5, labels=None):
                 "classes without names. Pass a list of names."
             )
         labels = row.labels
-    if not isinstance(top, (int, np.integer)) or top < 1:
-        raise ValueError(
-            "`top` must be an integer, at least 1. Received: "
-            f"top={top!r}. Leave it out for 5."
-        )
+    require(
+        isinstance(top, (int, np.integer)) and top >= 1,
+        "`top` must be an integer, at least 1",
+        "Leave it out for 5.",
+        top=top,
+    )
     preds = _to_numpy(preds)
     if labels is not None:
-        if not all(isinstance(label, str) for label in labels):
-            raise ValueError(
-                "`labels` must be a list of names, one for each class. "
-                f"Received: labels={str(labels)[:40]}. Pass strings."
-            )
-        if preds.ndim != 2 or preds.shape[1] != len(labels):
-            raise ValueError(
-                f"`preds` must have the shape (batch, {len(labels)}), a score "
-                f"for each label. Received: preds.shape={preds.shape}. Pass "
-                "as many labels as there are classes."
-            )
+        require(
+            not isinstance(labels, str)
+            and all(isinstance(label, str) for label in labels),
+            "`labels` must be a list of names, one for each class",
+            "Pass strings.",
+            labels=str(labels)[:40],
+        )
+        require(
+            preds.ndim == 2 and preds.shape[1] == len(labels),
+            f"`preds` must have the shape (batch, {len(labels)}), a score for "
+            "each label",
+            "Pass as many labels as there are classes.",
+            **{"preds.shape": preds.shape},
+        )
         names = [(label, label) for label in labels]
     else:
         names = usual_classes(preds.shape[1]) if preds.ndim == 2 else []
-        if not names:
-            raise ValueError(
-                "`preds` must have the shape (batch, 1000) of ImageNet or "
-                "(batch, 10) of CIFAR-10. Received: "
-                f"preds.shape={preds.shape}. Pass `labels` for other classes."
-            )
+        require(
+            names,
+            "`preds` must have the shape (batch, 1000) of ImageNet or (batch, "
+            "10) of CIFAR-10",
+            "Pass `labels` for other classes.",
+            **{"preds.shape": preds.shape},
+        )
     order = np.argsort(-preds.astype("float64"), axis=1, kind="stable")
     return [
         [(*names[i], scores[i]) for i in best]
@@ -239,7 +256,8 @@ class EvalTransform:
         Many are worked on in threads, as Pillow does outside of Python's lock.
 
         Transparency and EXIF rotation are ignored, 16-bit grey values lose
-        their lower byte, and of an animation the first frame is taken.
+        their lower byte, so do 32-bit ones unless all are below 256, and of
+        an animation the first frame is taken.
 
         Args:
             image: One of: a path; `bytes` of an encoded picture in one of
@@ -280,14 +298,19 @@ class EvalTransform:
         return tf.ensure_shape(output, (*batch, side, side, 3))
 
     def _all(self, images):
-        side = self.checkpoint.crop
+        side, images = self.checkpoint.crop, list(images)
         inputs = np.empty((len(images), side, side, 3), "float32")
+        # Where each one is: an opened picture that is there several times is
+        # decoded at its first use, which no two threads may do.
+        places = {}
+        for i, image in enumerate(images):
+            places.setdefault(id(image), []).append(i)
 
-        def fill(i):
-            inputs[i] = self._apply(images[i])
+        def fill(same):
+            inputs[same] = self._apply(images[same[0]])
 
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for _ in pool.map(fill, range(len(images))):
+            for _ in pool.map(fill, places.values()):
                 pass  # asks for each result, as that may be an error
         return inputs
 
@@ -354,29 +377,33 @@ def eval_transform(checkpoint, max_pixels=MAX_PIXELS):
         crop, 3)`, and a list or batch of them to `(batch, crop, crop, 3)`.
 
     Raises:
-        ValueError: If there is no such checkpoint, or if `max_pixels` is not
-            a positive integer.
+        ValueError: If there is no such checkpoint, if what it says of its
+            pictures is none of the above, or if `max_pixels` is not a
+            positive integer.
     """
-    if not isinstance(max_pixels, int) or max_pixels < 1:
-        raise ValueError(
-            "`max_pixels` must be a positive integer. Received: "
-            f"max_pixels={max_pixels!r}. Leave it out for {MAX_PIXELS:,}."
-        )
+    require(
+        isinstance(max_pixels, int) and max_pixels >= 1,
+        "`max_pixels` must be a positive integer",
+        f"Leave it out for {MAX_PIXELS:,}.",
+        max_pixels=max_pixels,
+    )
     if str(checkpoint).startswith(hub.PREFIX):
         checkpoint = hub.describe(checkpoint)
     if not isinstance(checkpoint, registry.Checkpoint):
         checkpoint = _row(checkpoint)
+    registry.check_preprocessing(checkpoint)
     return EvalTransform(checkpoint, max_pixels)
 
 
 def _row(checkpoint):
     """Returns the row that an architecture, or that and a tag, stand for."""
-    if not isinstance(checkpoint, str):
-        raise ValueError(
-            "`checkpoint` must be a row of CHECKPOINTS, or its architecture "
-            f"and tag. Received: checkpoint={checkpoint!r}. Pass, for "
-            "instance, 'resnext50_32x4d/imagenet1k_v2'."
-        )
+    require(
+        isinstance(checkpoint, str),
+        "`checkpoint` must be a row of CHECKPOINTS, or its architecture and "
+        "tag",
+        "Pass, for instance, 'resnext50_32x4d/imagenet1k_v2'.",
+        checkpoint=checkpoint,
+    )
     name, _, tag = checkpoint.partition("/")
     name = registry.find_architecture(name).name
     try:
@@ -419,9 +446,9 @@ def _from_tensorflow(value):
     """
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()  # what an eager call gives
-    if isinstance(value, bytes) and value and b"\0" not in value:
-        return os.fsdecode(value)
-    return value
+    if not isinstance(value, bytes) or not value or b"\0" in value:
+        return value
+    return value if _PPM.match(value) else os.fsdecode(value)
 
 
 def _open(image, max_pixels):

@@ -4,6 +4,7 @@ Imports nothing but the standard library: it runs before Keras is loaded.
 """
 
 import functools
+import json
 import os
 import pathlib
 import platform
@@ -102,6 +103,21 @@ def use_onednn():
 def _backend():
     """Returns Keras's backend, without loading Keras."""
     keras = sys.modules.get("keras")
-    if keras is not None:
-        return keras.backend.backend()
-    return os.environ.get("KERAS_BACKEND", "tensorflow")
+    return chosen_backend() if keras is None else keras.backend.backend()
+
+
+def chosen_backend():
+    """Returns the backend that Keras takes when it is loaded.
+
+    As Keras does, it looks at `KERAS_BACKEND`, then at its keras.json.
+    """
+    home = os.path.expanduser("~")
+    if not os.access(home, os.W_OK):
+        home = "/tmp"
+    folder = os.environ.get("KERAS_HOME", os.path.join(home, ".keras"))
+    try:
+        path = pathlib.Path(folder, "keras.json").expanduser()
+        configured = json.loads(path.read_text()).get("backend")
+    except (OSError, ValueError, AttributeError):  # none, or no such file
+        configured = None
+    return os.environ.get("KERAS_BACKEND") or configured or "tensorflow"

@@ -10,11 +10,14 @@ import dataclasses
 import difflib
 import functools
 import math
+import numbers
 import re
 
 # Of the red, green and blue channel, for values in 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+INTERPOLATIONS = ("bilinear", "bicubic")
+CROP_MODES = ("center", "squash", "border")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -530,6 +533,7 @@ def register(row):
             "See `keras_resnext.registry.Checkpoint`.",
             row=row,
         )
+        check_preprocessing(row)
     else:
         raise TypeError(
             "`row` must be an Architecture or a Checkpoint. Received: "
@@ -537,6 +541,47 @@ def register(row):
         )
     table[key] = row
     return row
+
+
+def check_preprocessing(row):
+    """Checks what a `Checkpoint` says of how pictures are prepared.
+
+    Raises:
+        ValueError: If it is none of what `eval_transform` does.
+    """
+    for name, known in (
+        ("interpolation", INTERPOLATIONS),
+        ("crop_mode", CROP_MODES),
+    ):
+        value = getattr(row, name)
+        require(
+            value in known,
+            f"`{name}` must be one of {known}",
+            "Take what the weights were evaluated with.",
+            **{name: value},
+        )
+    for name in ("resize", "crop"):
+        value = getattr(row, name)
+        require(
+            isinstance(value, numbers.Integral) and value > 0,
+            f"`{name}` must be a positive integer",
+            "It is a length in pixels.",
+            **{name: value},
+        )
+    for name, least, words in (
+        ("mean", -math.inf, "three numbers"),
+        ("std", 0, "three numbers, above 0"),
+    ):
+        value = getattr(row, name)
+        require(
+            hasattr(value, "__len__")
+            and len(value) == 3
+            and all(isinstance(v, numbers.Real) for v in value)
+            and all(least < v < math.inf for v in value),
+            f"`{name}` must be {words}",
+            "They are of red, green and blue, for values in 0..1.",
+            **{name: value},
+        )
 
 
 def _same(one, other):

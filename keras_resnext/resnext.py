@@ -302,7 +302,8 @@ def ResNeXt(
         weights: `None` for random values, the path of a file, a row of
             `registry.CHECKPOINTS`, or `"hf://USER/NAME"` on the hub. The
             named constructors take tags, too.
-        input_tensor: Keras tensor to use as the images, or `None`.
+        input_tensor: Keras tensor of floats to use as the images, or `None`.
+            It has the shape of one image then: leave out `input_shape`.
         input_shape: Shape of one image. Sizes may be `None`. With a top it
             defaults to what `eval_transform` makes for the weights; of a file
             or without weights to `(224, 224, 3)`, or `(32, 32, 3)` for
@@ -352,8 +353,10 @@ def ResNeXt(
     Returns:
         A functional `keras.Model`. Its layers are named as in
         `keras.applications.ResNet50`: `conv2_block1_2_conv` and so on. The
-        output is `(batch, classes)` float32 probabilities or logits, or
-        `(batch, channels)` or `(batch, height, width, channels)` features.
+        output is `(batch, classes)` probabilities or logits, float32 also
+        under mixed precision and of the policy's type under a pure policy as
+        float64; or `(batch, channels)` or `(batch, height, width, channels)`
+        features.
 
     Raises:
         ValueError: if an argument is out of its range, or if the weights do
@@ -427,12 +430,8 @@ def _build(
     arguments.check_top(
         include_top, pooling, classes, classifier_activation, source
     )
-    arguments.require(
-        input_tensor is None or keras.utils.is_keras_tensor(input_tensor),
-        "`input_tensor` must be a Keras tensor",
-        "Make one with `keras.Input`, or call the model on the array.",
-        input_tensor=type(input_tensor).__name__,
-    )
+    if input_tensor is not None:
+        arguments.check_input_tensor(input_tensor, input_shape)
     if isinstance(source, pathlib.Path):
         source = read(source)  # it decides how many channels there are
     shape = arguments.check_input_shape(

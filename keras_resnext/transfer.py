@@ -46,9 +46,10 @@ def replace_top(model, classes, dropout=0.0, activation="softmax"):
 
     Returns:
         A functional `keras.Model` with the inputs and the name of `model` and
-        the output `(batch, classes)`, float32, not compiled. Its new layers
-        are `predictions`, `predictions_drop` and `avg_pool`, as needed, with
-        a number where a layer that stays has that name.
+        the output `(batch, classes)`, not compiled. As in `ResNeXt`, that is
+        float32 unless Keras's policy is now a pure one of another type. Its
+        new layers are `predictions`, `predictions_drop` and `avg_pool`, as
+        needed, with a number where a layer that stays has that name.
 
     Raises:
         ValueError: if an argument is out of its range, or if the model has
@@ -76,18 +77,19 @@ def replace_top(model, classes, dropout=0.0, activation="softmax"):
     )
     inputs = copies.graph(model).input
     taken = {layer.name for layer in keras.Model(inputs, x).operations}
+    order = {"data_format": nested.data_format(x)}
     if len(x.shape) == 4:
         name = _free("avg_pool", taken)
-        x = keras.layers.GlobalAveragePooling2D(name=name)(x)
+        x = keras.layers.GlobalAveragePooling2D(name=name, **order)(x)
     elif len(x.shape) == 3 and getattr(end, "keepdims", False):
         x = keras.layers.Flatten()(x)
     elif len(x.shape) == 5:
-        pool = keras.layers.GlobalAveragePooling2D()
+        pool = keras.layers.GlobalAveragePooling2D(**order)
         name = _free("avg_pool", taken)
         x = keras.layers.TimeDistributed(pool, name=name)(x)
     if dropout:
         name = _free("predictions_drop", taken)
-        x = keras.layers.Dropout(dropout, name=name)(x)
+        x = keras.layers.Dropout(float(dropout), name=name)(x)
     x = classifier(x, classes, activation, _free("predictions", taken))
     return keras.Model(inputs, x, name=model.name)
 
@@ -147,10 +149,11 @@ def replace_input(model, channels):
         channels: Number of channels, a positive integer.
 
     Returns:
-        A `keras.Model` with weights of its own, not compiled; all but the
-        first kernel are those of `model`, and so is what is frozen. Layers
-        that a copy could not be told from for certain are shared: those of
-        a person's own classes, and those that have been adapted to data.
+        A `keras.Model`, of a `Pyramid` another one, with weights of its own,
+        not compiled; all but the first kernel are those of `model`, and so is
+        what is frozen. Layers that a copy could not be told from for certain
+        are shared: those of a person's own classes, and those that have been
+        adapted to data.
 
     Raises:
         ValueError: if `channels` is out of range, if the model has no such
@@ -200,6 +203,10 @@ def replace_input(model, channels):
             f"however many. Received: channels={channels} ({error}). Replace "
             "the input of the network alone, and put the rest before it then."
         ) from error
+    if isinstance(model, Pyramid):  # stays one
+        new = Pyramid(new.input, new.output, name=new.name)
+        if not model.trainable:
+            new.trainable = False
     return new
 
 
@@ -343,8 +350,8 @@ def features(model, stages=None):
     if stages is None:
         stages = list(known)[-3:] or ["conv1"]
     require(
-        len(stages) > 0,
-        "`stages` must name one at least",
+        len(stages) > 0 and not isinstance(stages, str),
+        "`stages` must be a list of one name at least",
         "Leave it out for the last three.",
         stages=stages,
     )
@@ -375,7 +382,8 @@ class Pyramid(keras.Model):
         images, and so on. It holds the last map of each size, from the first
         blocks on, up to the deepest stage that this model has. Levels that
         the network's `output_stride` leaves out, as `"P5"` with 16, are every
-        second pixel of the level before.
+        second pixel of the level before. Of what stands before the network,
+        convolutions and pooling count; what else resizes images does not.
 
         Raises:
             ValueError: if the network is called several times.
@@ -393,7 +401,9 @@ class Pyramid(keras.Model):
             reached, deepest = nested.level(x), int(stage[4:])
             levels[f"P{reached}"] = x
         while stages and reached < deepest:
-            reached, x = reached + 1, keras.layers.MaxPooling2D(1, 2)(x)
+            order = nested.data_format(x)
+            x = keras.layers.MaxPooling2D(1, 2, data_format=order)(x)
+            reached += 1
             levels[f"P{reached}"] = x
         return levels
 

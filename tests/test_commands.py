@@ -18,7 +18,7 @@ from PIL import Image
 
 import keras_resnext
 from keras_resnext.__main__ import main
-from keras_resnext.commands import arguments, console, listing
+from keras_resnext.commands import arguments, console, exporting, listing
 from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS, resolve
 
 # Each network is asked once: to trace it would take longer.
@@ -393,6 +393,28 @@ def test_a_network_that_was_meant(own, tmp_path, capsys):
         output, errors = capsys.readouterr()
         assert (end.value.code, output) == (2, "") and advice in errors
         assert "wide_resnet" not in errors  # no list of all
+
+
+@pytest.mark.parametrize("option", ["--batch 4", "--max-loss 2.5"])
+def test_export_heeds_what_it_is_told_or_says_so(option, tmp_path, capsys):
+    words = ["export", "resnext29", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as end:
+        main([*words, *option.split()])
+    assert end.value.code == 2
+    name = option.split()[0]
+    assert (
+        f"{name} must be left out without `fastest`, which alone heeds it. "
+        f"Received: {option}. " in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_writes_nothing_twice():
+    names = ["saved_model", "onnx", "saved_model"]
+    assert exporting.artifacts(names, ["float32", "float32"], None) == [
+        ("saved_model", "float32"),
+        ("onnx", "float32"),
+    ]
 
 
 def test_unknown_options_are_the_commands(capsys):

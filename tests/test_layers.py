@@ -17,7 +17,8 @@ from keras_resnext.layers import (
 )
 
 numpy = keras.ops.convert_to_numpy
-TENSORFLOW = keras.backend.backend() == "tensorflow"
+BACKEND = keras.backend.backend()
+TENSORFLOW = BACKEND == "tensorflow"
 needs_tensorflow = pytest.mark.skipif(
     not TENSORFLOW, reason="about TensorFlow's graph"
 )
@@ -157,7 +158,11 @@ def test_gradients_are_the_transposed_convolution(
 @pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
 @pytest.mark.parametrize("kind", ["plain", "grouped", "same", "pooling"])
 def test_no_image(path, kind, first, graph):
-    """Sizes are as for any other number of images, and gradients zero."""
+    """Sizes are as for any other number of images, and gradients zero.
+
+    In a graph, this one is traced for no image; those for any number are of
+    replicas (test_distribute.py) or raise (docs/errors.md).
+    """
     import tensorflow as tf
 
     if (first or path == "direct") and not _trains_directly():
@@ -432,6 +437,21 @@ class TestBatchNormalization:
             rtol=1e-5 if dtype == "float32" else 1e-2,
         )
 
+    @pytest.mark.parametrize(
+        "options", [{"dtype": "float64"}, {"scale": False}, {"axis": 2}]
+    )
+    def test_variance_is_keras_where_it_is_not_fused(self, options):
+        if BACKEND == "jax" and "dtype" in options:
+            pytest.skip("JAX has float64 only where it is switched on")
+        x = np.random.default_rng(0).normal(2, 3, (2, 1, 3, 2))
+        layer = BatchNormalization(momentum=0.0, **options)
+        layer(x, training=True)
+        axis = options.get("axis", 3)
+        biased = x.var(tuple({0, 1, 2, 3} - {axis}))
+        np.testing.assert_allclose(
+            numpy(layer.moving_variance), biased, rtol=1e-5
+        )
+
     @pytest.mark.parametrize("axis", [-1, 1])
     @pytest.mark.parametrize("options", [{}, {"trainable": False}])
     @pytest.mark.parametrize(
@@ -510,6 +530,22 @@ class TestBatchNormalization:
                 rtol=1e-5 if dtype == "float32" else 0.05,
                 atol=1e-5 if dtype == "float32" else 0.1,
             )
+
+    @needs_tensorflow
+    @pytest.mark.parametrize("axis", [1, 3])
+    @pytest.mark.parametrize("side", [8, 6], ids=["as many", "others"])
+    def test_axis_counts_in_a_graph(self, side, axis):
+        """The convolution's channels come last, whatever is normalised."""
+        random = np.random.default_rng(0)
+        inputs = keras.Input((side, side, 4))
+        maps = GroupedConv2D(8, 1, use_bias=False)(inputs)
+        bn = BatchNormalization(axis=axis)
+        model = keras.Model(inputs, bn(maps))
+        bn.set_weights(random.uniform(0.5, 2, (4, maps.shape[axis])))
+        x = random.normal(size=(2, side, side, 4)).astype("float32")
+        np.testing.assert_allclose(
+            model.predict(x, verbose=0), numpy(model(x)), rtol=1e-5, atol=1e-5
+        )
 
     @needs_tensorflow
     def test_gradients_of_frozen_statistics_in_a_graph(self):

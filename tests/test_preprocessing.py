@@ -206,6 +206,16 @@ def test_shapes_that_are_no_rgb_image(shape):
         preprocess_input(random((2, 5, 6, 3)), "channels_first")
 
 
+@anywhere
+@pytest.mark.parametrize(
+    "x", [[[[1, 2, 3]]], Image.new("RGB", (4, 4)), "cat.jpg", None]
+)
+def test_what_is_no_array(x):
+    requirement = "`x` must be an array or a tensor. Received: x="
+    with pytest.raises(ValueError, match=f"{requirement}'{type(x).__name__}'"):
+        preprocess_input(x)
+
+
 # decode_predictions
 
 
@@ -421,6 +431,7 @@ def test_broken_files_in_tf_data_are_named(tmp_path):
         ("CMYK", (0, 255, 0, 0), (255, 0, 255)),
         ("I;16", 90 * 256 + 255, (90, 90, 90)),
         ("I", 90 * 256 + 255, (90, 90, 90)),
+        ("I", 90, (90, 90, 90)),
     ],
 )
 def test_modes_become_rgb(mode, colour, rgb):
@@ -544,6 +555,42 @@ def test_missing_files(tmp_path):
 
 
 @anywhere
+def test_16_bits_that_are_dark_stay_so():
+    """Where a picture says how many bits it has, nothing is guessed."""
+    values = np.full((5, 6), 90, ">u2")
+    pgm = b"P5 6 5 65535\n" + values.tobytes()
+    for source in (pgm, encoded(Image.fromarray(values.astype("uint16")))):
+        np.testing.assert_allclose(unit(small()(source)), 0, atol=1e-6)
+
+
+@anywhere
+def test_paths_without_an_end():
+    with pytest.raises(ValueError, match=r"'a\\x00b' \(no path has a zero"):
+        small()("a\0b")
+
+
+@anywhere
+@pytest.mark.parametrize(
+    "header", [b"P6\n4 5\n255\n", b"P6 # of # mine\n#too\n 4 5 255\n"]
+)
+def test_a_picture_without_a_zero_byte_in_tf_data(header):
+    tf = pytest.importorskip("tensorflow")
+    data = header + b"\x7f\x10\x20" * 20
+    dataset = tf.data.Dataset.from_tensors(data).map(small())
+    np.testing.assert_array_equal(next(iter(dataset)), small()(data))
+
+
+@anywhere
+@pytest.mark.parametrize("name", ["P6", "P5 4.png", "P7 1 1 1"])
+def test_paths_that_begin_as_pictures_do(name, tmp_path, monkeypatch):
+    tf = pytest.importorskip("tensorflow")
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (6, 5), "red").save(name, "PNG")
+    dataset = tf.data.Dataset.from_tensors(name).map(small())
+    np.testing.assert_array_equal(next(iter(dataset)), small()(name))
+
+
+@anywhere
 def test_float_pictures_have_no_range():
     with pytest.raises(ValueError, match="floating-point and have no range"):
         small()(encoded(Image.new("F", (6, 5), 0.5), "TIFF"))
@@ -632,6 +679,18 @@ def test_many_pictures_are_as_each_one(tmp_path):
         transform([1, 2])
 
 
+@anywhere
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_a_picture_that_is_several_times_in_a_list(form):
+    """Pillow decodes an opened one at first use, which is for one thread."""
+    data = encoded(Image.fromarray(random((200, 300, 3))), form)
+    transform = small()
+    expected = np.stack([transform(data)] * 16)
+    for _ in range(10):
+        image = Image.open(io.BytesIO(data))
+        np.testing.assert_array_equal(transform([image] * 16), expected)
+
+
 def test_many_pictures_inside_of_a_dataset(tmp_path):
     tf = pytest.importorskip("tensorflow")
     transform = eval_transform("resnext29/cifar10")
@@ -672,5 +731,7 @@ def test_labels_of_ones_own():
         decode_predictions(scores, labels=["a", "b"])
     with pytest.raises(ValueError, match="a list of names"):
         decode_predictions(scores, labels=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"a list of names.*labels='abc'"):
+        decode_predictions(scores, labels="abc")
     with pytest.raises(ValueError, match="`labels` for other classes"):
         decode_predictions(scores)

@@ -86,6 +86,35 @@ def test_leaves_other_backends(machine, monkeypatch, backend):
     assert VARIABLE not in os.environ
 
 
+@pytest.mark.parametrize(
+    "variable, text, backend",
+    [
+        (None, None, "tensorflow"),
+        ("", None, "tensorflow"),
+        (None, '{"backend": "jax"}', "jax"),
+        ("", '{"backend": "jax"}', "jax"),
+        ("torch", '{"backend": "jax"}', "torch"),
+        (None, '{"floatx": "float32"}', "tensorflow"),
+        (None, "[1]", "tensorflow"),
+        (None, "{", "tensorflow"),
+    ],
+)
+def test_the_backend_is_found_as_keras_does(
+    machine, monkeypatch, tmp_path, variable, text, backend
+):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    if text is not None:
+        (tmp_path / "keras.json").write_text(text)
+    if variable is None:
+        monkeypatch.delenv("KERAS_BACKEND")
+    else:
+        monkeypatch.setenv("KERAS_BACKEND", variable)
+    machine(AVX2)
+    assert processor.chosen_backend() == backend
+    processor.use_onednn()
+    assert (VARIABLE in os.environ) == (backend == "tensorflow")
+
+
 @pytest.mark.parametrize("value", ["0", "1"])
 def test_leaves_what_a_person_has_set(machine, monkeypatch, value):
     monkeypatch.setenv(VARIABLE, value)

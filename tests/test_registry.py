@@ -574,6 +574,28 @@ def test_incomplete_rows(row, message, tables):
         registry.register("mine")
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"interpolation": "lanczos"}, "one of ('bilinear', 'bicubic'). Recei"),
+        ({"crop_mode": "centre"}, "one of ('center', 'squash', 'border'). Rec"),
+        ({"resize": 40.0}, "`resize` must be a positive integer. Received: re"),
+        ({"crop": 0}, "`crop` must be a positive integer. Received: crop=0."),
+        ({"mean": 0.5}, "`mean` must be three numbers. Received: mean=0.5."),
+        ({"mean": (0.5,)}, "`mean` must be three numbers. Received: mean=(0."),
+        ({"mean": (0.5, 0.5, float("nan"))}, "`mean` must be three numbers."),
+        ({"mean": "abc"}, "`mean` must be three numbers. Received: mean='abc"),
+        ({"std": (0.2, 0.2, 0)}, "`std` must be three numbers, above 0. Recei"),
+    ],
+    ids=str,
+)
+def test_pictures_that_nobody_can_prepare(changes, message, tables):
+    registry.register(OWN)
+    for function in (registry.register, keras_resnext.eval_transform):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            function(own(**changes))
+
+
 def test_imagenet_of_a_cifar_network_names_cifar10():
     with pytest.raises(ValueError, match=r"Pass one of 'cifar10'"):
         resolve("resnext29", "imagenet")

@@ -169,7 +169,7 @@ def test_parameters_and_names_of_layers(name, unallocated):
     assert count == PARAMETERS[name][0]
     if name != "resnext29":  # which has no single cardinality
         constructor = getattr(keras_resnext, row.constructor)
-        assert f" of {count:,} parameters" in constructor.__doc__
+        assert f" of {count:,} trainable parameters" in constructor.__doc__
     assert model.name == name
     assert model.output_shape == (None, row.classes)
     maps = model.get_layer("avg_pool").input
@@ -449,6 +449,21 @@ def test_input_tensor_from_single_layers(file):
     assert not stored
 
 
+@pytest.mark.parametrize(
+    "policy, dtype",
+    [("mixed_bfloat16", "float32"), ("bfloat16", "bfloat16")],
+)
+def test_type_of_the_output(policy, dtype):
+    before = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy(policy)
+        model = tiny((1,))
+        top = keras_resnext.transfer.replace_top(model, 3)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert model.output.dtype == top.output.dtype == dtype
+
+
 def test_input_tensor_of_two_inputs():
     grey, colour = keras.Input((16, 16, 1)), keras.Input((16, 16, 2))
     model = tiny(input_tensor=keras.layers.Concatenate()([grey, colour]))
@@ -490,7 +505,38 @@ def test_input_tensor_must_be_of_keras(tensor):
 @pytest.mark.parametrize("shape", [(16, 16), (16, 16, None), (2, 1, 3)])
 def test_shape_of_input_tensor_is_checked(shape):
     with pytest.raises(ValueError, match=re.escape(f"input_shape={shape}")):
-        tiny(depths=(1, 1, 1), input_tensor=keras.Input(shape))
+        tiny((1, 1, 1), input_tensor=keras.Input(shape), input_shape=None)
+
+
+@anywhere
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_input_tensor_must_be_of_floats(dtype):
+    inputs = keras.Input((16, 16, 3), dtype=dtype)
+    with pytest.raises(ValueError) as caught:
+        tiny(input_tensor=inputs)
+    assert_refused(
+        str(caught.value),
+        "`input_tensor` must be of floats",
+        f"input_tensor='{dtype}'",
+    )
+    model = tiny(input_tensor=keras_resnext.preprocess_input(inputs))
+    assert run(model, images(16, 16).astype(dtype)).shape == (2, 10)
+
+
+@anywhere
+@pytest.mark.parametrize("shape", [(16, 16, 3), (24, None, 4), (24, 24), 24])
+def test_input_shape_must_not_contradict_input_tensor(shape):
+    inputs = keras.Input((24, None, 3))
+    with pytest.raises(ValueError) as caught:
+        tiny(input_tensor=inputs, input_shape=shape)
+    assert_refused(
+        str(caught.value),
+        "`input_shape` must be that of `input_tensor`, (24, None, 3)",
+        f"input_shape={shape}",
+    )
+    for same in ((24, None, 3), [None, 24, 3]):
+        model = tiny(input_tensor=inputs, input_shape=same)
+        assert model.input_shape == (None, 24, None, 3)
 
 
 # Wrong arguments

@@ -130,6 +130,83 @@ def test_replace_top_shares_the_layers(shared):
     assert again.layers[-2].name == "avg_pool"
 
 
+@pytest.fixture
+def data_format():
+    """Gives what sets Keras's order of the axes; puts it back at the end."""
+    before = keras.config.image_data_format()
+    yield keras.config.set_image_data_format
+    keras.config.set_image_data_format(before)
+
+
+@pytest.mark.parametrize("order", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("steps", [False, True], ids=["maps", "steps"])
+def test_the_order_of_the_axes_is_the_networks(order, steps, data_format):
+    """Whatever Keras is set to when it is adapted."""
+    first = order == "channels_first"
+    shape = (3, 64, 64) if first else (64, 64, 3)
+    data_format(order)
+    model = tiny(include_top=False, input_shape=shape)
+    if steps:
+        inputs = keras.Input((2, *shape))
+        model = keras.Model(inputs, keras.layers.TimeDistributed(model)(inputs))
+    data_format("channels_last" if first else "channels_first")
+    top = replace_top(model, CLASSES).get_layer("predictions")
+    assert top.input.shape == ((None, 2, 2048) if steps else (None, 2048))
+
+
+@pytest.mark.parametrize("order", ["channels_first", "channels_last"])
+def test_pyramid_outputs_have_the_order_of_the_network(order, data_format):
+    first = order == "channels_first"
+    data_format(order)
+    model = tiny(
+        include_top=False,
+        input_shape=(3, 64, 64) if first else (64, 64, 3),
+        output_stride=8,
+    )
+    data_format("channels_last" if first else "channels_first")
+    levels = features(model).pyramid_outputs
+    assert {k: v.shape[1:] for k, v in levels.items()} == {
+        f"P{n}": (filters, side, side) if first else (side, side, filters)
+        for n, filters, side in (
+            (2, 256, 16),
+            (3, 2048, 8),
+            (4, 2048, 4),
+            (5, 2048, 2),
+        )
+    }
+
+
+@pytest.mark.parametrize("turn", ["layer", "operation"])
+def test_reordered_axes_are_those_of_keras(turn):
+    inputs = x = keras.Input((3, 16, 16))
+    x = keras.layers.Conv2D(8, 1, data_format="channels_first")(x)
+    if turn == "layer":
+        x = keras.layers.Permute((2, 3, 1))(x)
+    else:
+        x = keras.ops.transpose(x, (0, 2, 3, 1))
+    new = replace_top(keras.Model(inputs, x), CLASSES)
+    assert new.get_layer("predictions").input.shape == (None, 8)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Halve(keras.layers.Layer):
+    """A person's layer, whose `strides` are not a step for each axis."""
+
+    strides = 2
+
+    def call(self, x):
+        return x[:, ::2, ::2]
+
+
+def test_levels_count_the_steps_of_keras_layers():
+    inputs = keras.Input((128, 128, 3))
+    model = tiny(input_tensor=Halve()(inputs), input_shape=None)
+    assert {
+        level: maps.shape[1]
+        for level, maps in features(model).pyramid_outputs.items()
+    } == {"P2": 16, "P3": 8, "P4": 4, "P5": 2}
+
+
 def test_replace_top_survives_saving(shared, tmp_path):
     new = replace_top(shared, 2, dropout=0.3)
     new.save(tmp_path / "new.keras")
@@ -440,6 +517,18 @@ def test_default_pyramid(shared, tmp_path):
 
 
 @anywhere
+@pytest.mark.parametrize("stages", ["conv3", []])
+def test_stages_are_a_list_of_names(shared, stages):
+    with pytest.raises(ValueError) as caught:
+        features(shared, stages)
+    assert_refused(
+        str(caught.value),
+        "`stages` must be a list of one name at least",
+        f"stages={stages!r}",
+    )
+
+
+@anywhere
 @pytest.mark.parametrize(
     "output_stride, strides", [(8, (8, 8, 8)), (16, (8, 16, 16))]
 )
@@ -679,7 +768,7 @@ def test_stochastic_depth_has_no_weights(shared, path, suffix, tmp_path):
 
 
 @anywhere
-@pytest.mark.parametrize("rate", [-0.1, 1, 1.0, "much", None])
+@pytest.mark.parametrize("rate", [-0.1, 1, 1.0, "much", None, False])
 def test_wrong_rate(rate):
     with pytest.raises(ValueError) as caught:
         tiny(stochastic_depth=rate)
@@ -688,6 +777,16 @@ def test_wrong_rate(rate):
         "`stochastic_depth` must be a number from 0 to below 1",
         f"stochastic_depth={rate!r}",
     )
+
+
+@anywhere
+def test_rates_may_be_of_numpy(tmp_path):
+    rate = np.float32(0.25)
+    model = replace_top(tiny(stochastic_depth=rate), CLASSES, dropout=rate)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for name in ("predictions_drop", "conv5_block2_drop"):
+        assert loaded.get_layer(name).rate == 0.25
 
 
 @anywhere
@@ -778,6 +877,22 @@ def test_replace_input_refuses_what_wants_three_channels(kind):
         message = rf"do the same to each channel.*Received: channels={channels}"
         with pytest.raises(ValueError, match=message):
             replace_input(model, channels)
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_replaced_input_of_a_pyramid(trainable):
+    pyramid = features(tiny(include_top=False), ["conv3", "conv5"])
+    freeze(pyramid, "conv2")
+    if not trainable:
+        pyramid.trainable = False
+    new = replace_input(pyramid, 1)
+    assert type(new) is transfer.Pyramid
+    assert new.name == pyramid.name and set(new.output) == {"conv3", "conv5"}
+    assert set(new.pyramid_outputs) == {"P2", "P3", "P4", "P5"}
+    assert [layer.trainable for layer in new.layers] == [
+        layer.trainable for layer in pyramid.layers
+    ]
+    assert new.trainable == trainable
 
 
 def test_replaced_input_shares_what_two_models_share():

@@ -23,7 +23,7 @@ import re
 import signal
 import sys
 
-from keras_resnext import registry
+from keras_resnext import processor, registry
 
 
 class _Help(argparse.RawTextHelpFormatter):
@@ -207,7 +207,7 @@ def sentence(error):
             f"the disk. Received: {error.filename or 'a file'} "
             f"({error.strerror}). Check these."
         )
-    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    backend = processor.chosen_backend()
     missing = isinstance(error, ImportError) and error.name == backend
     missing = missing and backend not in sys.modules
     # What Keras says of a name that it does not know.

@@ -19,6 +19,7 @@ def run(args):
     """
     if "fastest" in args.format:
         return run_fastest(args)
+    check_no_fastest(args)
     precisions = args.precision or ["float32"]
     pairs = artifacts(args.format, precisions, args.calibration)
     # `export` does so, too, but not before the others are written.
@@ -42,6 +43,22 @@ def run(args):
         for format, precision in pairs
     ]
     print(f"\n{table(model.name, reports)}")
+
+
+def check_no_fastest(args):
+    """Checks that no option is given that only `fastest` heeds.
+
+    Raises:
+        ValueError: If one is.
+    """
+    for name in ("batch", "max_loss"):
+        value, option = getattr(args, name), f"--{name.replace('_', '-')}"
+        if value != args.reader.get_default(name):
+            raise ValueError(
+                f"{option} must be left out without `fastest`, which alone "
+                f"heeds it. Received: {option} {value}. Leave it out, or pass "
+                "--format fastest."
+            )
 
 
 def run_fastest(args):
@@ -75,7 +92,7 @@ def run_fastest(args):
 
 
 def artifacts(formats, precisions, calibration):
-    """Returns the pairs of format and precision that are asked for.
+    """Returns each pair of format and precision that is asked for, once.
 
     Raises:
         ValueError: If int8 is among them, and no calibration.
@@ -85,7 +102,9 @@ def artifacts(formats, precisions, calibration):
     precisions = PRECISIONS if "all" in precisions else precisions
     pairs = [
         (format, precision)
-        for format, precision in itertools.product(formats, precisions)
+        for format, precision in dict.fromkeys(
+            itertools.product(formats, precisions)
+        )
         if not some or precision in FORMATS[format].precisions
     ]
     # `export` says so, too, but not before the others are written.
