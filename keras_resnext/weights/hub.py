@@ -186,9 +186,12 @@ def _faults(row):
     """Yields what a stranger's checkpoint may have, and whether it has."""
     yield (
         f"interpolation {row.interpolation!r}",
-        row.interpolation not in _FILTERS,
+        row.interpolation not in registry.INTERPOLATIONS,
     )
-    yield f"crop_mode {row.crop_mode!r}", row.crop_mode not in _MODES
+    yield (
+        f"crop_mode {row.crop_mode!r}",
+        row.crop_mode not in registry.CROP_MODES,
+    )
     yield (
         "no mean and deviation of three channels",
         len(row.mean) != 3
@@ -229,8 +232,6 @@ def _foreign(config, classes):
 
 # Arguments of timm's networks that change nothing after training.
 _TRAINING = ("drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last")
-_FILTERS = ("bilinear", "bicubic")
-_MODES = ("center", "squash", "border")
 
 
 def _download(hub, name, optional=False):
