@@ -982,25 +982,77 @@ def test_the_momentum_is_that_of_the_source(name, moved):
     np.testing.assert_allclose(steps, moved, rtol=1e-4)
 
 
-def test_lamb_steps_and_decays_kernels_alone():
-    recipe = dataclasses.replace(recipes.RECIPES["rsb_a3"], warm_up=0)
+def _lamb(weight, gradients, rate, decay):
+    """Returns a weight after some steps, by the formulas of timm's Lamb."""
+    mean = square = 0
+    for count, gradient in enumerate(gradients, 1):
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        size = np.sqrt(square / (1 - 0.999**count)) + 1e-6
+        step = mean / (1 - 0.9**count) / size + decay * weight
+        norms = np.linalg.norm(weight), np.linalg.norm(step)
+        trust = norms[0] / norms[1] if decay and min(norms) > 0 else 1
+        weight = weight - rate * trust * step
+    return weight
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_lamb_is_timms(accumulate):
+    recipe = dataclasses.replace(
+        recipes.RECIPES["rsb_a3"],
+        **dict(warm_up=0, schedule="steps", milestones=()),
+        accumulate=accumulate,
+    )
+    random = np.random.default_rng(0)
+    starts = {
+        "kernel": random.normal(0, 0.05, (4, 3)),
+        "gamma": np.zeros(3),
+        "beta": np.ones(3),
+        "bias": random.normal(0, 0.05, 3),
+    }
+    variables = [
+        keras.Variable(start, name=name, dtype="float32")
+        for name, start in starts.items()
+    ]
+    gradients = [  # short enough not to be clipped
+        [random.normal(0, 0.1, v.shape) for v in starts.values()]
+        for _ in range(5)
+    ]
     optimizer = models.make_optimizer(recipe, 10000)
-    model = keras_resnext.ResNeXt([1], 2, 4, stem="cifar", classes=3)
-    variables = model.trainable_variables
-    for variable in variables:
-        variable.assign(keras.ops.ones(variable.shape))
-    for gradient in (keras.ops.zeros, keras.ops.ones):
-        before = [variable.numpy() for variable in variables]
-        optimizer.apply([gradient(v.shape) for v in variables], variables)
-        for old, variable in zip(before, variables, strict=True):
-            ratio = variable.numpy() / old
-            if gradient is keras.ops.ones:  # a share of the weights' norm
-                assert ratio.min() > 0.9 and ratio.max() < 1 - 4e-3
-            elif variable.name == "kernel":
-                decayed = 1 - recipe.learning_rate * recipe.weight_decay
-                np.testing.assert_allclose(ratio, decayed, rtol=1e-6)
-            else:
-                np.testing.assert_array_equal(ratio, 1)
+    for each in gradients:
+        for _ in range(accumulate):
+            given = [keras.ops.convert_to_tensor(g, "float32") for g in each]
+            optimizer.apply(given, variables)
+    for variable, *steps in zip(variables, *gradients, strict=True):
+        decay = 0.02 if variable.name == "kernel" else 0
+        expected = _lamb(starts[variable.name], steps, 8e-3, decay)
+        found = keras.ops.convert_to_numpy(variable)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+        assert np.abs(found - starts[variable.name]).min() > 1e-6
+
+
+def test_lamb_leaves_zero():
+    """As last gammas do, with which a block starts as the identity."""
+    recipe = dataclasses.replace(recipes.RECIPES["rsb_a2"], warm_up=0)
+    optimizer = models.make_optimizer(recipe, 10000)
+    gamma = keras.Variable(np.zeros(8, "float32"), name="gamma")
+    for _ in range(10):
+        optimizer.apply([keras.ops.full((8,), -1e-3)], [gamma])
+    found = keras.ops.convert_to_numpy(gamma)
+    np.testing.assert_allclose(found, 10 * recipe.learning_rate, rtol=1e-2)
+
+
+def test_lamb_is_saved_with_a_model(vectors, tmp_path):
+    recipe = dataclasses.replace(PLAIN, optimizer="lamb", weight_decay=0.02)
+    model, targets = _linear(recipe), np.eye(3)[vectors.labels]
+    model.train_on_batch(vectors.images, targets)
+    model.save(tmp_path / "net.keras")
+    again = keras.models.load_model(tmp_path / "net.keras")
+    assert isinstance(again.optimizer, models.Lamb)
+    for one, other in zip(
+        again.optimizer.variables, model.optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
 # One step after the other, on a network small enough to reckon with.
