@@ -1005,7 +1005,7 @@ def test_lamb_is_timms(accumulate):
     )
     random = np.random.default_rng(0)
     starts = {
-        "kernel": random.normal(0, 0.05, (4, 3)),
+        "kernel": random.normal(0, 0.05, (3, 3, 2, 4)),
         "gamma": np.zeros(3),
         "beta": np.ones(3),
         "bias": random.normal(0, 0.05, 3),
@@ -1015,7 +1015,7 @@ def test_lamb_is_timms(accumulate):
         for name, start in starts.items()
     ]
     gradients = [  # short enough not to be clipped
-        [random.normal(0, 0.1, v.shape) for v in starts.values()]
+        [random.normal(0, 0.05, v.shape) for v in starts.values()]
         for _ in range(5)
     ]
     optimizer = models.make_optimizer(recipe, 10000)

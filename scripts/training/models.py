@@ -151,7 +151,10 @@ class Lamb(keras.optimizers.Lamb):
         step = mean / (1 - self.beta_1**count) / size
         if self.weight_decay and self._use_weight_decay(variable):
             step = step + self.weight_decay * variable
-            norm, length = ops.norm(variable), ops.norm(step)
+            norm, length = (
+                ops.sqrt(ops.sum(ops.square(values)))
+                for values in (variable, step)
+            )
             known = ops.logical_and(norm > 0, length > 0)
             step = step * ops.where(known, norm / length, 1)
         self.assign_sub(variable, rate * step)
