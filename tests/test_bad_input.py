@@ -199,6 +199,19 @@ def test_the_state_of_another_network(tmp_path):
         run.restore([np.zeros(4)])
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "int32"])
+def test_a_state_has_all_kinds_of_numbers(tmp_path, dtype):
+    values = np.arange(-3, 4)
+    variable = keras.Variable(values, dtype=dtype, trainable=False)
+    run = resume.Run(tmp_path, {})
+    run.capture([variable])
+    run.write()
+    variable.assign(keras.ops.zeros(7, dtype))
+    resume.Run(tmp_path, {}).restore([variable])
+    found = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
+    np.testing.assert_array_equal(found, values)
+
+
 def test_options_that_are_newer_than_the_run(tmp_path):
     run = resume.Run(tmp_path, {"seed": 0})
     run.arrays = [np.zeros(3)]
