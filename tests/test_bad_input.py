@@ -40,13 +40,13 @@ TABLE = [
     (train, TRAIN, "--learning-rate", ("0", "-1", "nan", "inf")),
     *(
         (train, TRAIN, f"--{name}", ("-1", "nan", "inf"))
-        for name in ("cutmix", "mixup", "weight-decay", "magnitude")
+        for name in ("mixup", "weight-decay", "magnitude")
     ),
     *(
         (train, TRAIN, f"--{name}", SHARES)
         for name in (
             *("erasing", "ema", "dropout", "stochastic-depth", "warm-up"),
-            *("label-smoothing", "milestones", "holdout"),
+            *("label-smoothing", "milestones", "holdout", "cutmix"),
         )
     ),
     (train, TRAIN, "--seed", ("-1", "x", str(2**32))),
@@ -287,6 +287,8 @@ def test_which_pictures_are_the_same(tmp_path):
     [
         (("--accumulate", 1000), "--accumulate 1000 with 4 steps in all"),
         (("--repeats", 9), "--repeats 9 with --batch-size 2"),
+        (("--ema", 0.9999659), "4 steps in a phase, after which 100% of it"),
+        (("--ema", 0.4), "Pass --ema 0.3162, or less, or 0 for none."),
     ],
 )
 def test_a_training_without_an_update(arrays, tmp_path, words, sentence):
@@ -307,6 +309,7 @@ def test_an_empty_path_is_no_folder(capsys):
 
 
 ONCE = (*PLAIN, "--sizes", 8, "--epochs", 3, "--recipe", "finetune")
+ONCE += ("--weights", "cifar10")  # which `small_training` leaves alone
 
 
 @pytest.fixture

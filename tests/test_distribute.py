@@ -252,12 +252,15 @@ def test_workers_go_on_after_kill(begin, tmp_path):
         **{"x_train": images[:80], "y_train": labels[:80]},
         **{"x_test": images[80:], "y_test": labels[80:]},
     )
+    trained = keras_resnext.ResNeXt((1,), 2, 4, stem="cifar", classes=3)
+    keras_resnext.weights.save(trained, tmp_path / "net.safetensors")
 
     def training(out, before=""):
         line = command(
             *("--data", tmp_path / "data.npz", "--out", out),
             # A new classifier alone, on features: quick.
             *("--recipe", "finetune", "--groups", 2),
+            *("--weights", tmp_path / "net.safetensors"),
             *("--sizes", 8, "--epochs", 2, "--batch-size", 16),
             *("--dtype", "float32", "--save-every", 1),
             *("--strategy", "multi_worker"),

@@ -388,6 +388,7 @@ def test_tensorflow_datasets_are_read(
         *(train.main, "--data", "tfds:many", "--data-dir", tmp_path),
         *("--holdout", 0.5, "--recipe", "finetune", "--sizes", 8, *HERE),
         *("--batch-size", 4, "--epochs", 1, "--out", tmp_path / "out"),
+        *("--weights", "cifar10"),  # which `small_training` leaves alone
     )
     assert result.returncode == 0, result.stderr
     described = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -864,6 +865,7 @@ def test_schedules_are_made_before_anything_is_written(
         *(train.main, "--data", archive, "--out", tmp_path / "run", *HERE),
         *("--recipe", "finetune", "--sizes", 8, "--batch-size", 16),
         *("--epochs", 3, "--unfreeze-epochs", 2, "--unfreeze-lr", 0.01),
+        *("--weights", "cifar10"),
     )
     assert ended.returncode == 1
     assert "Both phases are known." in ended.stderr
@@ -903,6 +905,8 @@ def test_steps_without_milestones_are_a_constant_rate(variables):
         ("--recipe paper_cifar --milestones 0.5 0.5", "in rising order"),
         ("--sizes 8 16 24 --epochs 2", "3 of them with --epochs 2."),
         ("--zero-gamma --weights cifar10", "--zero-gamma with --weights"),
+        ("--recipe finetune", "--freeze backbone without --weights, as of"),
+        ("--freeze conv2", "--freeze conv2 without --weights, as of --recipe"),
     ],
 )
 def test_fields_without_effect_are_refused(tmp_path, run_here, words, sentence):
@@ -920,7 +924,8 @@ def test_fields_without_effect_are_refused(tmp_path, run_here, words, sentence):
         "--schedule steps --milestones 0.3 0.6",
         "--recipe paper_cifar --milestones 0 0.5 1",
         "--recipe rsb_a2 --magnitude 3",
-        "--recipe finetune --dropout 0 --unfreeze-epochs 1 --unfreeze-lr 0.1",
+        "--recipe finetune --weights cifar10 --dropout 0 --unfreeze-epochs 1 "
+        "--unfreeze-lr 0.1",
         # What a recipe holds is not given here.
         "--recipe rsb_a2 --augment none",
         "--recipe paper_cifar --schedule cosine",
@@ -1223,7 +1228,7 @@ def options(archive):
     return (
         *("--data", archive, "--groups", 2),
         *("--sizes", 8, 16, "--batch-size", 8),
-        *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.9),
+        *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.7),
         *("--learning-rate", 0.05),
     )
 
@@ -1343,7 +1348,7 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
     options = (
         *("--data", archive, "--recipe", "finetune", "--weights", shipped),
         *("--sizes", 8, 16, "--batch-size", 16, "--dtype", "float32"),
-        *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.9),
+        *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.3),
         *("--epochs", 1, "--unfreeze-epochs", 1, "--unfreeze-lr", 0.01),
         *("--save-every", 1, "--out"),
     )
@@ -1479,6 +1484,7 @@ def test_weights_of_other_classes_need_a_new_top(tmp_path, monkeypatch):
     # What it says to pass is there, and does it.
     for options in (["--new-top"], ["--recipe", "finetune"]):
         line = ["train.py", "--data", "pictures", "--out", "run", *options]
+        line += ["--weights", "cifar10"]
         monkeypatch.setattr(sys, "argv", line)
         _, recipe = train.parse_arguments()
         assert recipe.new_top
@@ -1491,6 +1497,17 @@ def test_weights_of_other_classes_need_a_new_top(tmp_path, monkeypatch):
             strict=True,
         ):
             np.testing.assert_array_equal(one, other)
+
+
+def test_keras_json_does_not_turn_pictures():
+    """Whose image_data_format is where channels are."""
+    keras.config.set_image_data_format("channels_first")
+    args = argparse.Namespace(deterministic=False, seed=0, dtype="float32")
+    try:
+        train.configure(args)
+        assert keras.config.image_data_format() == "channels_last"
+    finally:
+        keras.config.set_image_data_format("channels_last")
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "matplotlib"])
@@ -1575,7 +1592,7 @@ def test_features_to_train_with_are_of_the_size_to_train_with(
     ("options", "message"),
     [
         (["--batch-size", "65"], "--batch-size 65 with 64 pictures"),
-        (["--freeze", "conv9"], "'conv9'"),
+        (["--weights", "cifar10", "--new-top", "--freeze", "conv9"], "'conv9'"),
     ],
 )
 def test_it_says_what_is_wrong(archive, tmp_path, options, message, run_here):
