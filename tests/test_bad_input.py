@@ -134,6 +134,14 @@ def test_archives_of_other_things(arrays, change, message):
     assert not os.path.exists("run")
 
 
+def test_an_archive_without_pictures(arrays):
+    np.savez("data.npz", **{name: a[:0] for name, a in arrays.items()})
+    code = call(train, "--data", "data.npz", "--out", "run", *PLAIN)
+    assert "at least two classes. Received: no pictures. Add a class" in code
+    line = ("resnext29", "--weights", "cifar10", "--data", "data.npz")
+    assert "Received: 0 pictures. Add some" in call(evaluate, *line)
+
+
 # Settings that other tests in this process do not notice.
 PLAIN = ("--dtype", "float32", "--no-deterministic", "--batch-size", 4)
 
@@ -594,8 +602,8 @@ def test_a_backend_of_another_package(
     assert not run_here(train.main, *words, *PLAIN).stderr
     words = ("run/model.keras", "--data", "data.npz", "--out", "measured")
     assert not run_here(evaluate.main, *words).stderr
-    for folder in ("run", "measured"):
-        with open(f"{folder}/result.json") as file:
+    for name in ("run/result", "measured/evaluation"):
+        with open(f"{name}.json") as file:
             versions = json.load(file)["versions"]
         assert versions["keras"] == keras.__version__
         assert set(versions) == {"keras", keras.backend.backend(), "numpy"}

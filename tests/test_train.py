@@ -209,6 +209,14 @@ def test_a_folder_may_have_its_own_division(folder):
         data.load(root)
 
 
+def test_a_class_may_be_called_train(folder):
+    """As of pictures of vehicles."""
+    (folder / "red").rename(folder / "train")
+    parts = data.load(folder)
+    assert parts[0].classes == ["blue", "green", "train"]
+    assert sum(len(part.images) for part in parts) == 32
+
+
 def test_corrupt_pictures_are_named(folder, capsys):
     whole = (folder / "red" / "2.png").read_bytes()
     (folder / "red" / "2.png").write_bytes(whole[: len(whole) // 2])
