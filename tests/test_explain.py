@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import os
 import pathlib
 import re
 import sys
@@ -88,6 +89,40 @@ def test_page(model, folder, tmp_path, run_here):
     assert right in page
     log.unlink()
     (model.parent / "result.json").unlink()
+
+
+def test_names_that_matplotlib_cannot_read(model, tmp_path, run_here):
+    """Two dollars would begin and end a formula; and one is not UTF-8."""
+    folder = tmp_path / "$a_b_{c$"
+    for name in (b"$\\frac$1$", b"caf\xe9 $"):
+        place = folder / os.fsdecode(name)
+        place.mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(place / f"{place.name}.png")
+    options = ("--size", 16, "--data", folder, "--holdout", 1)
+    log = model.with_name("log.csv")
+    log.write_text("epoch,loss,accuracy,learning_rate\n0,1,0.5,0.1\n")
+    result = run_here(script.main, model, *options, "--out", tmp_path / "$x_$")
+    log.unlink()
+    assert result.returncode == 0, result.stderr
+    written = {path.name for path in (tmp_path / "$x_$").iterdir()}
+    assert {"best.png", "confusion.png", "explain.html"} <= written
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [
+        ("a$b_c$", "a$b_c$"),
+        ("$1", "$1"),
+        ("caf\udce9", r"caf\udce9"),
+        (r"\$a$", r"\$a$"),
+    ],
+)
+def test_texts_are_drawn_as_they_are(name, drawn):
+    plt = pictures.pyplot()
+    figure = plt.figure()
+    title = figure.suptitle(pictures.plain(name))
+    assert title._preprocess_math(title.get_text()) == (drawn, False)
+    plt.close(figure)
 
 
 def _check_cards(page, folder):
