@@ -22,7 +22,7 @@ import serving_client
 import train
 from common import data, files
 from keras_resnext.commands import console
-from training import distribute, recipes, resume
+from training import distribute, phases, recipes, resume
 
 NUMBERS = ("0", "-1", "1.5", "nan", "many", "1" + 30 * "0")
 SHARES = ("-0.1", "1.1", "nan", "inf", "half")
@@ -345,6 +345,36 @@ def test_a_full_disk_while_training(small, monkeypatch, name):
     assert not [name for name in os.listdir("run") if ".part" in name]
 
 
+def test_a_picture_that_is_gone_is_no_fault_of_out(small, monkeypatch):
+    def vanish(phase, strategy):
+        raise FileNotFoundError(
+            errno.ENOENT, os.strerror(errno.ENOENT), "a.png"
+        )
+
+    monkeypatch.setattr(phases, "evaluate", vanish)
+    code = call(train, *small)
+    assert code.startswith("Files must be there, with the rights to use them")
+    assert "Received: a.png (No such file or directory)." in code
+
+
+@pytest.mark.parametrize(
+    ("error", "claimed"),
+    [
+        (PermissionError(errno.EACCES, "Denied", "run/below/a"), True),
+        (PermissionError(errno.EACCES, "Denied", "a", None, "run/b"), True),
+        (PermissionError(errno.EACCES, "Denied", "running/a"), False),
+        (OSError(errno.ENOSPC, "Full"), True),  # of an open file
+        (OSError(errno.EIO, "Broken"), False),
+        (OSError("A sentence."), False),
+    ],
+)
+def test_which_errors_are_those_of_out(error, claimed):
+    with pytest.raises(OSError) as caught, files.writing(pathlib.Path("run")):
+        raise error
+    assert ("--out must be a folder" in str(caught.value)) == claimed
+    assert (caught.value is error) != claimed
+
+
 @pytest.fixture
 def other_training():
     """Another process, which holds the lock of the folder `run`."""
@@ -535,6 +565,17 @@ def test_servers_that_are_none(url):
         (KeyboardInterrupt(), 130, "Interrupted."),
         (ValueError("Bad. Received: x."), 1, "Bad. Received: x."),
         (MemoryError(), 1, "Memory is required"),
+        # As JAX and PyTorch say it.
+        (
+            type("JaxRuntimeError", (RuntimeError,), {})(
+                "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nTable"
+            ),
+            *(1, "Out of memory allocating 9 bytes. Ask for smaller pictures"),
+        ),
+        (
+            type("OutOfMemoryError", (RuntimeError,), {})("CUDA: no memory"),
+            *(1, "Received: CUDA: no memory. Ask for smaller pictures or batc"),
+        ),
         (OSError(errno.EACCES, "Denied", "/x"), 1, "Received: /x (Denied)"),
         (ImportError("none"), 1, "none"),
     ],
@@ -550,6 +591,13 @@ def test_how_commands_end(error, status, text, capsys):
         assert text in code
     with pytest.raises(KeyError), console.plain_errors():
         raise KeyError  # a fault of the program keeps its traceback
+
+
+def test_no_memory_on_tensorflows_device():
+    tf = pytest.importorskip("tensorflow")
+    error = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+    assert "--accumulate" in console.sentence(error)
+    assert console.sentence(RuntimeError("a fault of the program")) is None
 
 
 def test_a_pipe_that_closes():
