@@ -300,7 +300,16 @@ def test_batch_that_devices_cannot_share(tmp_path, monkeypatch, run_here):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("config", ["", "{}", '{"cluster": {"worker": []}}'])
+@pytest.mark.parametrize(
+    "config",
+    [
+        *("", "{}", '{"cluster": {"worker": []}}'),
+        '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, '
+        '"task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["b:1"]}, '
+        '"task": {"type": "evaluator", "index": 0}}',
+    ],
+)
 def test_multi_worker_needs_a_cluster(monkeypatch, config):
     monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(ValueError, match=r"Received: (TF_CONFIG|multi_worker)"):
