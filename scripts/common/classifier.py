@@ -1,11 +1,11 @@
 """Asks a classifier: the scores of pictures, and which output is what."""
 
-import os
 import sys
 
 import keras
 import numpy as np
 
+from common.threads import THREADS
 from keras_resnext import preprocessing
 
 
@@ -56,7 +56,7 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(self, images, transform, batch_size, on_corrupt):
         """Takes the pictures, and what makes an input of one of them."""
-        super().__init__(workers=os.cpu_count())
+        super().__init__(workers=THREADS)
         self.images, self.transform = images, transform
         self.batch_size, self.on_corrupt = batch_size, on_corrupt
         self.corrupt = {}
