@@ -533,6 +533,55 @@ def test_a_batch_depends_on_seed_epoch_and_step_alone(split, recipe):
         assert not np.array_equal(whole[0][0], _epoch(other, epoch)[0][0])
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(
+    "change", [{}, {"augment": "rand"}, {"crop": "resized"}, {"repeats": 4}]
+)
+def test_the_form_of_a_batch_is_known_before_it_is_made(
+    split, folder, change, workers
+):
+    recipe = dataclasses.replace(QUICK, **change)
+    wide = np.zeros((64, 9, 14, 3), "uint8")
+    features = np.zeros((64, 5), "float32")
+    for images in (split.images, wide, features, data.load(folder)[0].images):
+        labels = split.labels[: len(images)]
+        some = data.Split(images, labels, split.classes)
+        for worker in range(workers):
+            plan = batches.Plan(some, recipe, 12, 0, worker, workers)
+            made = [np.asarray(part) for part in plan.batch(0, 0)]
+            forms = [(part.shape, part.dtype) for part in made]
+            assert plan.forms == forms
+
+
+def test_an_epoch_begins_without_a_batch(split, monkeypatch):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the others need no shapes")
+    stream = batches.Stream(batches.Plan(split, QUICK, 12, 0))
+    monkeypatch.setattr(batches.Plan, "batch", lambda *_: pytest.fail("made"))
+    images, targets = stream.epoch(0).element_spec
+    assert images.shape.as_list() == [16, None, None, 3]  # of all sizes
+    assert targets.shape == (16, 3)
+
+
+def test_few_batches_are_made_ahead(split, monkeypatch):
+    recipe = dataclasses.replace(QUICK, batch_size=4)
+    plan = batches.Plan(split, recipe, 12, 0)
+    assert batches.Stream(plan, 3).ahead == 6
+    assert batches.Stream(plan, 3).threads == 3
+    monkeypatch.setattr(batches, "_MOST_BYTES", 5 * 4 * 12 * 12 * 3 * 4)
+    stream, made = batches.Stream(plan, 64), []
+    assert (stream.ahead, stream.threads) == (5, 5)
+    batch = batches.Plan.batch
+    monkeypatch.setattr(
+        batches.Plan,
+        "batch",
+        lambda plan, epoch, step: made.append(step) or batch(plan, epoch, step),
+    )
+    for taken, _ in enumerate(stream._generator(0, 0), 1):
+        assert len(made) <= taken + 5
+    assert sorted(made) == list(range(16))
+
+
 def test_what_is_compiled_serves_all_epochs(split):
     plan = batches.Plan(split, ALL, 12, 0)
     later = dataclasses.replace(plan, seed=1)
