@@ -495,6 +495,9 @@ def test_features_are_computed_once_in_all_runs(small, monkeypatch):
     train.main()
     assert len(computed) == 2
     assert not os.path.exists("run/features.npz")  # needed no more
+    sys.argv = ["train", *map(str, small)]  # which has ended: nothing to do
+    train.main()
+    assert len(computed) == 2
     modes = {os.stat(f"run/{n}").st_mode & 0o777 for n in os.listdir("run")}
     umask = os.umask(0)
     os.umask(umask)

@@ -1362,6 +1362,12 @@ def test_what_was_trained_can_be_exported(
     assert (tmp_path / "served" / "1" / "saved_model.pb").exists()
 
 
+def test_a_path_that_is_not_utf_8_is_shown(tmp_path):
+    pytest.importorskip("tensorboard")
+    run = resume.Run(tmp_path, {"data": "caf\udce9"})
+    board.Board(tmp_path / "board", run, _linear(PLAIN))
+
+
 def _check_tensorboard(path, rows):
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"
