@@ -101,7 +101,7 @@ def print_head(theirs="Conv2D, ms", ours="GroupedConv2D, ms"):
     print(
         f"Keras {keras.__version__}, TensorFlow {tf.__version__}, "
         f"{platform.machine()}, {processor.instruction_set()}, "
-        f"{os.cpu_count()} CPUs, "
+        f"{tasks.THREADS} threads, "
         f"TF_ENABLE_ONEDNN_OPTS={os.environ.get('TF_ENABLE_ONEDNN_OPTS')}\n"
     )
     print(f"| | {theirs} | {ours} | ratio |")

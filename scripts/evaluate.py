@@ -16,7 +16,8 @@ folders that ids name are ImageNet's classes. Where the data has some of the
 network's classes only, as Imagenette has ten of a thousand, accuracy is
 measured among all outputs of the network, and among those of these classes.
 
-Writes into --out: result.json, result.md (rows for a table) and confusion.png.
+Writes into --out: evaluation.json, evaluation.md (rows for a table) and
+confusion.png; train.py's own files may be there, too.
 """
 
 import dataclasses
@@ -36,6 +37,7 @@ import numpy as np
 
 import keras_resnext
 from common import classifier, data, files, pictures, versions
+from keras_resnext import pillow
 from keras_resnext.commands import arguments, networks
 from keras_resnext.export import formats
 from keras_resnext.export.serving import facts_of
@@ -64,7 +66,7 @@ def parse_arguments():
             type=console.SIDE,
             help="pixels (default: the checkpoint's)",
         )
-    data.add_arguments(parser)
+    data.add_arguments(parser, trained=True)
     add(
         "--batch-size",
         type=console.POSITIVE,
@@ -146,11 +148,19 @@ def load_model(args):
 def load_pictures(args):
     """Returns the `data.Split` to measure on."""
     folder = pathlib.Path(args.data)
-    if folder.is_dir() and not any(p.is_dir() for p in folder.iterdir()):
+    if folder.is_dir() and not any(map(_is_class, folder.iterdir())):
         return named_pictures(folder)
-    return data.load(
-        args.data, args.data_dir, args.holdout, args.seed, args.on_corrupt
-    )[1]
+    data.divide_as_trained(args)
+    (test,) = data.load(
+        *(args.data, args.data_dir, args.holdout, args.seed),
+        *(args.on_corrupt, ["test"]),
+    )
+    return test
+
+
+def _is_class(path):
+    """Tells whether a path is a folder that may be a class."""
+    return path.is_dir() and not pillow.is_hidden(path.name)
 
 
 def named_pictures(folder):
@@ -158,7 +168,9 @@ def named_pictures(folder):
     ids = {
         str(path): match[0]
         for path in sorted(folder.iterdir())
-        if (match := re.search(r"n\d{8}", path.name))
+        if path.is_file()
+        and not pillow.is_hidden(path.name)
+        and (match := re.search(r"n\d{8}", path.name))
     }
     if not ids:
         raise ValueError(
@@ -230,8 +242,8 @@ def write(args, result, labels, predictions, classes):
     """Writes the result's files."""
     with files.writing(args.out):
         text = json.dumps(result, indent=2)
-        files.write(args.out / "result.json", text)
-        files.write(args.out / "result.md", table(args, result))
+        files.write(args.out / "evaluation.json", text)
+        files.write(args.out / "evaluation.md", table(args, result))
         try:
             path = args.out / "confusion.png"
             pictures.confusion(labels, predictions, classes, path)

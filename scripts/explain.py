@@ -78,7 +78,7 @@ def parse_arguments():
     parser = console.Parser(description=__doc__)
     add = parser.add_argument
     arguments.add_network(parser)
-    data.add_arguments(parser)
+    data.add_arguments(parser, trained=True)
     add("--out", required=True, type=console.path, help="folder to write to")
     add(
         "--size",
@@ -370,8 +370,16 @@ def main():
     """Writes the page, and prints where it is."""
     args = parse_arguments()
     console.require_packages("examples", "matplotlib", "sklearn")
-    _, test = data.load(
-        args.data, args.data_dir, args.holdout, args.seed, args.on_corrupt
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "TensorFlow is required as the backend, for Grad-CAM. Received: "
+            f"{keras.backend.backend()}. Set KERAS_BACKEND=tensorflow."
+        )
+    files.require_writable(args.out)
+    data.divide_as_trained(args)
+    (test,) = data.load(
+        *(args.data, args.data_dir, args.holdout, args.seed),
+        *(args.on_corrupt, ["test"]),
     )
     title = explain(args, test)
     print(title)

@@ -22,6 +22,7 @@ at the end weights.safetensors (float16), training.png and result.json.
 import argparse
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -48,6 +49,9 @@ from training import (
     report,
     resume,
 )
+
+# Greatest share of a moving average that its first weights may be at the end.
+_LEFT = 0.01
 
 
 def parse_arguments():
@@ -77,6 +81,12 @@ def parse_arguments():
             "--zero-gamma is for blocks of random numbers. Received: "
             f"--zero-gamma with --weights {args.weights}, which has numbers "
             "for all of them. Pass one of both."
+        )
+    if recipe.freeze and not args.weights:
+        parser.error(
+            "What is frozen must have been trained before. Received: --freeze "
+            f"{recipe.freeze} without --weights, as of --recipe {args.recipe}. "
+            "Pass a tag or a file, such as --weights imagenet."
         )
     return args, recipe
 
@@ -209,6 +219,8 @@ def configure(args):
     if args.deterministic:
         _make_deterministic(keras.backend.backend())
     keras.utils.set_random_seed(args.seed)
+    # What ~/.keras/keras.json may say otherwise: pictures come like this.
+    keras.config.set_image_data_format("channels_last")
     if args.dtype is None:
         args.dtype, reason = choose_dtype()
         print(f"Computes in {args.dtype}: {reason}.")
@@ -263,19 +275,34 @@ def load(args, recipe, strategy):
         args.on_corrupt,
     )
     data.require_trainable(train, test)
-    if len(train.labels) < recipe.batch_size:
+    _require_steps(args, recipe, len(train.labels), strategy.replicas)
+    return train, test
+
+
+def _require_steps(args, recipe, pictures, replicas):
+    """Checks that a recipe goes with so many pictures and devices."""
+    if pictures < recipe.batch_size:
         raise ValueError(
             "A batch must not have more pictures than there are to train "
             f"with. Received: --batch-size {recipe.batch_size} with "
-            f"{len(train.labels)} pictures. Make it smaller."
+            f"{pictures} pictures. Make it smaller."
         )
     epochs = min(filter(None, (recipe.epochs, recipe.unfreeze_epochs)))
-    steps = epochs * (len(train.labels) // recipe.batch_size)
+    steps = epochs * (pictures // recipe.batch_size)
     if recipe.accumulate > steps:
         raise ValueError(
             "A training, and each phase of it, must have at least one update. "
             f"Received: --accumulate {recipe.accumulate} with {steps} steps in "
             "all. Make it smaller."
+        )
+    left = recipe.ema**steps
+    if left > _LEFT and args.weights is None:  # which are worth averaging
+        most = math.floor(1e4 * _LEFT ** (1 / steps)) / 1e4
+        raise ValueError(
+            "The moving average must have left the weights behind that it "
+            f"begins with. Received: --ema {recipe.ema:.7g} with {steps} steps "
+            f"in a phase, after which {left:.0%} of it are still these. Pass "
+            f"--ema {most}, or less, or 0 for none."
         )
     if recipe.repeats > recipe.batch_size:
         raise ValueError(
@@ -283,13 +310,12 @@ def load(args, recipe, strategy):
             f"{recipe.repeats} with --batch-size {recipe.batch_size}. Make "
             "the first smaller."
         )
-    if recipe.batch_size % strategy.replicas:
+    if recipe.batch_size % replicas:
         raise ValueError(
             "Each device must get as many pictures of a batch. Received: "
-            f"--batch-size {recipe.batch_size} for {strategy.replicas} "
-            "devices. Pass a multiple of their number."
+            f"--batch-size {recipe.batch_size} for {replicas} devices. Pass a "
+            "multiple of their number."
         )
-    return train, test
 
 
 def train_all(args, recipe, network, parts, run, strategy):

@@ -22,7 +22,7 @@ import serving_client
 import train
 from common import data, files
 from keras_resnext.commands import console
-from training import distribute, recipes, resume
+from training import distribute, phases, recipes, resume
 
 NUMBERS = ("0", "-1", "1.5", "nan", "many", "1" + 30 * "0")
 SHARES = ("-0.1", "1.1", "nan", "inf", "half")
@@ -40,13 +40,13 @@ TABLE = [
     (train, TRAIN, "--learning-rate", ("0", "-1", "nan", "inf")),
     *(
         (train, TRAIN, f"--{name}", ("-1", "nan", "inf"))
-        for name in ("cutmix", "mixup", "weight-decay", "magnitude")
+        for name in ("mixup", "weight-decay", "magnitude")
     ),
     *(
         (train, TRAIN, f"--{name}", SHARES)
         for name in (
             *("erasing", "ema", "dropout", "stochastic-depth", "warm-up"),
-            *("label-smoothing", "milestones", "holdout"),
+            *("label-smoothing", "milestones", "holdout", "cutmix"),
         )
     ),
     (train, TRAIN, "--seed", ("-1", "x", str(2**32))),
@@ -134,6 +134,14 @@ def test_archives_of_other_things(arrays, change, message):
     assert not os.path.exists("run")
 
 
+def test_an_archive_without_pictures(arrays):
+    np.savez("data.npz", **{name: a[:0] for name, a in arrays.items()})
+    code = call(train, "--data", "data.npz", "--out", "run", *PLAIN)
+    assert "at least two classes. Received: no pictures. Add a class" in code
+    line = ("resnext29", "--weights", "cifar10", "--data", "data.npz")
+    assert "Received: 0 pictures. Add some" in call(evaluate, *line)
+
+
 # Settings that other tests in this process do not notice.
 PLAIN = ("--dtype", "float32", "--no-deterministic", "--batch-size", 4)
 
@@ -197,6 +205,19 @@ def test_the_state_of_another_network(tmp_path):
     run.arrays = [np.zeros(3)]
     with pytest.raises(ValueError, match="that of another network"):
         run.restore([np.zeros(4)])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "int32"])
+def test_a_state_has_all_kinds_of_numbers(tmp_path, dtype):
+    values = np.arange(-3, 4)
+    variable = keras.Variable(values, dtype=dtype, trainable=False)
+    run = resume.Run(tmp_path, {})
+    run.capture([variable])
+    run.write()
+    variable.assign(keras.ops.zeros(7, dtype))
+    resume.Run(tmp_path, {}).restore([variable])
+    found = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
+    np.testing.assert_array_equal(found, values)
 
 
 def test_options_that_are_newer_than_the_run(tmp_path):
@@ -274,6 +295,8 @@ def test_which_pictures_are_the_same(tmp_path):
     [
         (("--accumulate", 1000), "--accumulate 1000 with 4 steps in all"),
         (("--repeats", 9), "--repeats 9 with --batch-size 2"),
+        (("--ema", 0.9999659), "4 steps in a phase, after which 100% of it"),
+        (("--ema", 0.4), "Pass --ema 0.3162, or less, or 0 for none."),
     ],
 )
 def test_a_training_without_an_update(arrays, tmp_path, words, sentence):
@@ -294,6 +317,7 @@ def test_an_empty_path_is_no_folder(capsys):
 
 
 ONCE = (*PLAIN, "--sizes", 8, "--epochs", 3, "--recipe", "finetune")
+ONCE += ("--weights", "cifar10")  # which `small_training` leaves alone
 
 
 @pytest.fixture
@@ -319,6 +343,36 @@ def test_a_full_disk_while_training(small, monkeypatch, name):
     assert code.startswith("--out must be a folder that can be written")
     assert "No space left on device" in code
     assert not [name for name in os.listdir("run") if ".part" in name]
+
+
+def test_a_picture_that_is_gone_is_no_fault_of_out(small, monkeypatch):
+    def vanish(phase, strategy):
+        raise FileNotFoundError(
+            errno.ENOENT, os.strerror(errno.ENOENT), "a.png"
+        )
+
+    monkeypatch.setattr(phases, "evaluate", vanish)
+    code = call(train, *small)
+    assert code.startswith("Files must be there, with the rights to use them")
+    assert "Received: a.png (No such file or directory)." in code
+
+
+@pytest.mark.parametrize(
+    ("error", "claimed"),
+    [
+        (PermissionError(errno.EACCES, "Denied", "run/below/a"), True),
+        (PermissionError(errno.EACCES, "Denied", "a", None, "run/b"), True),
+        (PermissionError(errno.EACCES, "Denied", "running/a"), False),
+        (OSError(errno.ENOSPC, "Full"), True),  # of an open file
+        (OSError(errno.EIO, "Broken"), False),
+        (OSError("A sentence."), False),
+    ],
+)
+def test_which_errors_are_those_of_out(error, claimed):
+    with pytest.raises(OSError) as caught, files.writing(pathlib.Path("run")):
+        raise error
+    assert ("--out must be a folder" in str(caught.value)) == claimed
+    assert (caught.value is error) != claimed
 
 
 @pytest.fixture
@@ -441,6 +495,9 @@ def test_features_are_computed_once_in_all_runs(small, monkeypatch):
     train.main()
     assert len(computed) == 2
     assert not os.path.exists("run/features.npz")  # needed no more
+    sys.argv = ["train", *map(str, small)]  # which has ended: nothing to do
+    train.main()
+    assert len(computed) == 2
     modes = {os.stat(f"run/{n}").st_mode & 0o777 for n in os.listdir("run")}
     umask = os.umask(0)
     os.umask(umask)
@@ -511,6 +568,17 @@ def test_servers_that_are_none(url):
         (KeyboardInterrupt(), 130, "Interrupted."),
         (ValueError("Bad. Received: x."), 1, "Bad. Received: x."),
         (MemoryError(), 1, "Memory is required"),
+        # As JAX and PyTorch say it.
+        (
+            type("JaxRuntimeError", (RuntimeError,), {})(
+                "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nTable"
+            ),
+            *(1, "Out of memory allocating 9 bytes. Ask for smaller pictures"),
+        ),
+        (
+            type("OutOfMemoryError", (RuntimeError,), {})("CUDA: no memory"),
+            *(1, "Received: CUDA: no memory. Ask for smaller pictures or batc"),
+        ),
         (OSError(errno.EACCES, "Denied", "/x"), 1, "Received: /x (Denied)"),
         (ImportError("none"), 1, "none"),
     ],
@@ -526,6 +594,13 @@ def test_how_commands_end(error, status, text, capsys):
         assert text in code
     with pytest.raises(KeyError), console.plain_errors():
         raise KeyError  # a fault of the program keeps its traceback
+
+
+def test_no_memory_on_tensorflows_device():
+    tf = pytest.importorskip("tensorflow")
+    error = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+    assert "--accumulate" in console.sentence(error)
+    assert console.sentence(RuntimeError("a fault of the program")) is None
 
 
 def test_a_pipe_that_closes():
@@ -578,8 +653,8 @@ def test_a_backend_of_another_package(
     assert not run_here(train.main, *words, *PLAIN).stderr
     words = ("run/model.keras", "--data", "data.npz", "--out", "measured")
     assert not run_here(evaluate.main, *words).stderr
-    for folder in ("run", "measured"):
-        with open(f"{folder}/result.json") as file:
+    for name in ("run/result", "measured/evaluation"):
+        with open(f"{name}.json") as file:
             versions = json.load(file)["versions"]
         assert versions["keras"] == keras.__version__
         assert set(versions) == {"keras", keras.backend.backend(), "numpy"}

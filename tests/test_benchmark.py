@@ -73,6 +73,17 @@ def test_who_names_another_is_compared_with_that():
     assert found[3:] == pytest.approx([1.1, 3, 1.2])
 
 
+def test_the_machine_has_the_threads_that_worked(monkeypatch):
+    """`taskset` can leave a process some of the processors."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4321)
+    assert compare.machine()["threads"] == tasks.THREADS
+    assert 4321 not in compare.machine().values()
+
+
+def test_the_report_says_what_is_compared_with_what():
+    assert "compared with one row" in " ".join(compare.EXPLANATION.split())
+
+
 def test_table():
     lines = compare.table(RESULTS).splitlines()
     assert len({line.count("|") for line in lines}) == 1

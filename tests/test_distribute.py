@@ -252,12 +252,15 @@ def test_workers_go_on_after_kill(begin, tmp_path):
         **{"x_train": images[:80], "y_train": labels[:80]},
         **{"x_test": images[80:], "y_test": labels[80:]},
     )
+    trained = keras_resnext.ResNeXt((1,), 2, 4, stem="cifar", classes=3)
+    keras_resnext.weights.save(trained, tmp_path / "net.safetensors")
 
     def training(out, before=""):
         line = command(
             *("--data", tmp_path / "data.npz", "--out", out),
             # A new classifier alone, on features: quick.
             *("--recipe", "finetune", "--groups", 2),
+            *("--weights", tmp_path / "net.safetensors"),
             *("--sizes", 8, "--epochs", 2, "--batch-size", 16),
             *("--dtype", "float32", "--save-every", 1),
             *("--strategy", "multi_worker"),
@@ -297,7 +300,16 @@ def test_batch_that_devices_cannot_share(tmp_path, monkeypatch, run_here):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("config", ["", "{}", '{"cluster": {"worker": []}}'])
+@pytest.mark.parametrize(
+    "config",
+    [
+        *("", "{}", '{"cluster": {"worker": []}}'),
+        '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, '
+        '"task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["b:1"]}, '
+        '"task": {"type": "evaluator", "index": 0}}',
+    ],
+)
 def test_multi_worker_needs_a_cluster(monkeypatch, config):
     monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(ValueError, match=r"Received: (TF_CONFIG|multi_worker)"):

@@ -97,6 +97,101 @@ def test_scores_classes_present_and_all(folder):
     assert names == ["tench", "tabby", "banana"]
 
 
+@pytest.fixture
+def trained(tmp_path):
+    """Path of a network of two classes, beside what train.py says of it."""
+    path = tmp_path / "run" / "model.keras"
+    path.parent.mkdir()
+    colour_net(2, {0: (1, 0, 0), 1: (0, 0, 1)}).save(path)
+    options = {"test_size": 32, "test_resize": 32, "holdout": 0.5, "seed": 1}
+    result = {"classes": ["blue", "red"], "options": options}
+    path.with_name("result.json").write_text(json.dumps(result))
+    return path
+
+
+@pytest.fixture
+def many(tmp_path):
+    """A folder of two classes, without a test part."""
+    for name in ("blue", "red"):
+        (tmp_path / "many" / name).mkdir(parents=True)
+        for i in range(30):
+            path = tmp_path / "many" / name / f"{name}{i}.png"
+            Image.new("RGB", (32, 32), name).save(path)
+    return tmp_path / "many"
+
+
+def test_the_test_pictures_are_the_trainings(trained, many, run_here):
+    line = (evaluate.main, trained, "--data", many, "--out", trained.parent)
+    shares = {(): (0.5, 1), ("--seed", 3): (0.5, 3), ("--holdout", 1): (1, 1)}
+    for words, (holdout, seed) in shares.items():
+        ended = run_here(*line, *words)
+        assert ended.returncode == 0, ended.stderr
+        taken = {"--holdout": holdout, "--seed": seed}
+        taken = {n: v for n, v in taken.items() if n not in words}
+        taken = " ".join(f"{name} {value}" for name, value in taken.items())
+        file = trained.with_name("result.json")
+        assert f"Test pictures as {file} has them: {taken}." in ended.stderr
+        written = trained.with_name("evaluation.json").read_text()
+        _, test = data.load(many, holdout=holdout, seed=seed)
+        assert json.loads(written)["images"] == len(test.images)
+    # What the training wrote is there still, and needed for its sizes.
+    assert json.loads(file.read_text())["classes"] == ["blue", "red"]
+
+
+def test_another_programs_result_divides_nothing(trained, many, run_here):
+    line = (evaluate.main, trained, "--data", many, "--out", trained.parent)
+    line += ("--checkpoint", "resnext29/cifar10")
+    for text in ("", "[]", '{"options": 1}', '{"options": {"holdout": "x"}}'):
+        trained.with_name("result.json").write_text(text)
+        ended = run_here(*line)
+        assert ended.returncode == 0, ended.stderr
+        written = trained.with_name("evaluation.json").read_text()
+        options = json.loads(written)["options"]
+        assert (options["holdout"], options["seed"]) == ("0.2", "0")
+
+
+def test_what_is_not_measured_is_not_read(many, run_here, tmp_path):
+    (many / "train").mkdir()
+    for name in ("blue", "red"):
+        (many / name).rename(many / "train" / name)
+        (many / "val" / name).mkdir(parents=True)
+        (many / "train" / name / f"{name}0.png").rename(
+            many / "val" / name / f"{name}0.png"
+        )
+    (many / "train" / "red" / "broken.png").write_bytes(b"none")
+    (test,) = data.load(many, on_corrupt="fail", parts=["test"])
+    assert (test.classes, len(test.images)) == (["blue", "red"], 2)
+    with pytest.raises(ValueError, match=r"broken\.png"):
+        data.load(many, on_corrupt="fail")
+    # Of a folder without parts, those that are held out.
+    whole = many / "train"
+    _, expected = data.load(whole)
+    checked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "_fault", lambda path: checked.append(path))
+        (test,) = data.load(whole, parts=["test"])
+    assert test.images == expected.images
+    assert set(map(str, checked)) == set(expected.images)
+    # Of an archive, its arrays.
+    images, labels = np.zeros((3, 8, 8, 3), "uint8"), np.array([0, 1, 2])
+    parts = {"x_train": np.zeros(3), "y_train": labels}
+    parts |= {"x_test": images[:2], "y_test": labels[:2]}
+    np.savez(tmp_path / "a.npz", **parts)
+    (test,) = data.load(tmp_path / "a.npz", parts=["test"])
+    assert test.classes == ["0", "1", "2"] and len(test.images) == 2
+
+
+def test_hidden_folders_beside_pictures(folder, tmp_path):
+    flat = tmp_path / "flat"
+    (flat / ".ipynb_checkpoints").mkdir(parents=True)
+    (flat / "__MACOSX").mkdir()
+    for path in folder.rglob("*.png"):
+        path.rename(flat / path.name)
+    (flat / "._n01440764_0.png").write_bytes(b"what macOS adds")
+    split = evaluate.load_pictures(argparse.Namespace(data=flat))
+    assert split.classes == sorted(COLOURS) and len(split.images) == 6
+
+
 def test_names_of_files_give_the_classes(folder, tmp_path):
     flat = tmp_path / "flat"
     flat.mkdir()
@@ -222,7 +317,7 @@ def test_shipped_weights(archive, tmp_path, run_here):
     images = keras_resnext.preprocess_input(images)
     _, top1, top5 = model.evaluate(images, labels, verbose=0)
     assert 0 < top1 < top5 < 1
-    stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    stored = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert stored["accuracy"] == [
         {
             "classes": 10,
@@ -231,7 +326,7 @@ def test_shipped_weights(archive, tmp_path, run_here):
         }
     ]
     assert stored["preprocessing"]["tag"] == "cifar10"
-    row = (tmp_path / "run" / "result.md").read_text()
+    row = (tmp_path / "run" / "evaluation.md").read_text()
     assert row == (
         f"| resnext29 | cifar10 | data.npz | 12 | 10 | {100 * top1:.2f} "
         f"| {100 * top5:.2f} |\n"
@@ -263,11 +358,11 @@ def test_file_without_tensorflow(folder, tmp_path, on_jax):
         **on_jax,
     )
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "run" / "result.md").read_text() == (
+    assert (tmp_path / "run" / "evaluation.md").read_text() == (
         "| net.keras | - | pictures | 6 | 1,000 | 66.67 | 100.00 |\n"
         "| net.keras | - | pictures | 6 | 3 | 100.00 | 100.00 |\n"
     )
-    stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    stored = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert stored["preprocessing"]["resize"] == 40
     assert "jax" in stored["versions"]
 
@@ -337,7 +432,7 @@ def test_an_artifact_in_its_runtime(folder, tmp_path, monkeypatch, dtype):
         command += ["--out", str(tmp_path / "out")]
         monkeypatch.setattr(sys, "argv", command)
         evaluate.main()
-        assert (tmp_path / "out" / "result.md").read_text() == (
+        assert (tmp_path / "out" / "evaluation.md").read_text() == (
             f"| {name} | - | pictures | 6 | 1,000 | 66.67 | 100.00 |\n"
             f"| {name} | - | pictures | 6 | 3 | 100.00 | 100.00 |\n"
         )

@@ -4,9 +4,9 @@ import base64
 import csv
 import io
 import json
+import os
 import pathlib
 import re
-import subprocess
 import sys
 
 import keras
@@ -18,7 +18,6 @@ import explain as script
 import keras_resnext
 from common import data, pictures
 
-ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = [
     pytest.mark.skipif(
         keras.backend.backend() != "tensorflow",
@@ -29,15 +28,6 @@ pytestmark = [
 ]
 for package in ("matplotlib", "sklearn"):
     pytest.importorskip(package, reason="pip install '.[examples]'")
-
-
-def explain(*arguments):
-    return subprocess.run(
-        [sys.executable, ROOT / "scripts/explain.py", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +52,7 @@ def folder(tmp_path):
             file.parent.mkdir(parents=True, exist_ok=True)
             pixels = random.integers(0, 255, (16, 16, 3), "uint8")
             Image.fromarray(pixels).save(file)
-    (tmp_path / "data" / "red" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "data" / "red" / "bad.png").write_bytes(b"no picture")
     return tmp_path / "data"
 
 
@@ -82,7 +72,7 @@ def test_page(model, folder, tmp_path, run_here):
     options += ("--count", 5, "--out", out)
     result = run_here(script.main, model, *options)
     assert result.returncode == 0, result.stderr
-    assert "Skipped: " in result.stderr and "broken.png" in result.stderr
+    assert "Skipped: " in result.stderr and "bad.png" in result.stderr
     names = {"worst.png", "best.png", "confusion.png", "training.png"}
     others = {"explain.html", "predictions.csv"}
     assert {f.name for f in out.iterdir()} == names | others
@@ -99,6 +89,40 @@ def test_page(model, folder, tmp_path, run_here):
     assert right in page
     log.unlink()
     (model.parent / "result.json").unlink()
+
+
+def test_names_that_matplotlib_cannot_read(model, tmp_path, run_here):
+    """Two dollars would begin and end a formula; and one is not UTF-8."""
+    folder = tmp_path / "$a_b_{c$"
+    for name in (b"$\\frac$1$", b"caf\xe9 $"):
+        place = folder / os.fsdecode(name)
+        place.mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(place / f"{place.name}.png")
+    options = ("--size", 16, "--data", folder, "--holdout", 1)
+    log = model.with_name("log.csv")
+    log.write_text("epoch,loss,accuracy,learning_rate\n0,1,0.5,0.1\n")
+    result = run_here(script.main, model, *options, "--out", tmp_path / "$x_$")
+    log.unlink()
+    assert result.returncode == 0, result.stderr
+    written = {path.name for path in (tmp_path / "$x_$").iterdir()}
+    assert {"best.png", "confusion.png", "explain.html"} <= written
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [
+        ("a$b_c$", "a$b_c$"),
+        ("$1", "$1"),
+        ("caf\udce9", r"caf\udce9"),
+        (r"\$a$", r"\$a$"),
+    ],
+)
+def test_texts_are_drawn_as_they_are(name, drawn):
+    plt = pictures.pyplot()
+    figure = plt.figure()
+    title = figure.suptitle(pictures.plain(name))
+    assert title._preprocess_math(title.get_text()) == (drawn, False)
+    plt.close(figure)
 
 
 def _check_cards(page, folder):
@@ -149,7 +173,7 @@ def _check_table(path, page, folder):
             r"Received: 2 classes \(blue, red, .*for 10 outputs\. Pass",
         ),
         (dict(holdout=0), r"Pictures to test with .*: 0 pictures\. Add some"),
-        (dict(on_corrupt="fail"), r"Received: .*broken\.png \(.*\)\. Remove"),
+        (dict(on_corrupt="fail"), r"Received: .*bad\.png \(.*\)\. Remove"),
         (dict(data="one"), r"Received: 1 classes .* for 2 outputs\. Pass"),
         (dict(data="empty"), r"Received: .*void without any\. Add some"),
         (dict(data="nowhere"), r"Received: nowhere, .* Check the path"),
@@ -174,15 +198,27 @@ def test_bad_input(options, message, model, folder, tmp_path, run_here):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-def test_an_unwritable_page_is_said_so(model, folder, tmp_path):
+def test_an_unwritable_page_is_said_so(
+    model, folder, tmp_path, run_here, monkeypatch
+):
     (tmp_path / "out").write_text("")
+    monkeypatch.setattr(data, "load", None)  # before anything is read
     options = ("--size", 16, "--data", folder, "--out", tmp_path / "out")
-    result = explain(model, *options)
+    result = run_here(script.main, model, *options)
     assert result.returncode == 1
-    assert "Traceback" not in result.stderr
     message = "--out must be a folder that can be written"
     assert result.stderr.splitlines()[-1].startswith(message)
+
+
+def test_another_backend_is_said_so_first(
+    model, folder, tmp_path, run_here, monkeypatch
+):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(data, "load", None)
+    options = ("--size", 16, "--data", folder, "--out", tmp_path / "out")
+    result = run_here(script.main, model, *options)
+    assert result.returncode == 1
+    assert "Received: jax. Set KERAS_BACKEND=tensorflow." in result.stderr
 
 
 def test_worst_and_best_are_the_least_and_most_probable_truths():

@@ -209,6 +209,14 @@ def test_a_folder_may_have_its_own_division(folder):
         data.load(root)
 
 
+def test_a_class_may_be_called_train(folder):
+    """As of pictures of vehicles."""
+    (folder / "red").rename(folder / "train")
+    parts = data.load(folder)
+    assert parts[0].classes == ["blue", "green", "train"]
+    assert sum(len(part.images) for part in parts) == 32
+
+
 def test_corrupt_pictures_are_named(folder, capsys):
     whole = (folder / "red" / "2.png").read_bytes()
     (folder / "red" / "2.png").write_bytes(whole[: len(whole) // 2])
@@ -388,6 +396,7 @@ def test_tensorflow_datasets_are_read(
         *(train.main, "--data", "tfds:many", "--data-dir", tmp_path),
         *("--holdout", 0.5, "--recipe", "finetune", "--sizes", 8, *HERE),
         *("--batch-size", 4, "--epochs", 1, "--out", tmp_path / "out"),
+        *("--weights", "cifar10"),  # which `small_training` leaves alone
     )
     assert result.returncode == 0, result.stderr
     described = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -522,6 +531,55 @@ def test_a_batch_depends_on_seed_epoch_and_step_alone(split, recipe):
     for other in (plan, dataclasses.replace(plan, seed=1)):
         epoch = 3 if other.seed else 4
         assert not np.array_equal(whole[0][0], _epoch(other, epoch)[0][0])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(
+    "change", [{}, {"augment": "rand"}, {"crop": "resized"}, {"repeats": 4}]
+)
+def test_the_form_of_a_batch_is_known_before_it_is_made(
+    split, folder, change, workers
+):
+    recipe = dataclasses.replace(QUICK, **change)
+    wide = np.zeros((64, 9, 14, 3), "uint8")
+    features = np.zeros((64, 5), "float32")
+    for images in (split.images, wide, features, data.load(folder)[0].images):
+        labels = split.labels[: len(images)]
+        some = data.Split(images, labels, split.classes)
+        for worker in range(workers):
+            plan = batches.Plan(some, recipe, 12, 0, worker, workers)
+            made = [np.asarray(part) for part in plan.batch(0, 0)]
+            forms = [(part.shape, part.dtype) for part in made]
+            assert plan.forms == forms
+
+
+def test_an_epoch_begins_without_a_batch(split, monkeypatch):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the others need no shapes")
+    stream = batches.Stream(batches.Plan(split, QUICK, 12, 0))
+    monkeypatch.setattr(batches.Plan, "batch", lambda *_: pytest.fail("made"))
+    images, targets = stream.epoch(0).element_spec
+    assert images.shape.as_list() == [16, None, None, 3]  # of all sizes
+    assert targets.shape == (16, 3)
+
+
+def test_few_batches_are_made_ahead(split, monkeypatch):
+    recipe = dataclasses.replace(QUICK, batch_size=4)
+    plan = batches.Plan(split, recipe, 12, 0)
+    assert batches.Stream(plan, 3).ahead == 6
+    assert batches.Stream(plan, 3).threads == 3
+    monkeypatch.setattr(batches, "_MOST_BYTES", 5 * 4 * 12 * 12 * 3 * 4)
+    stream, made = batches.Stream(plan, 64), []
+    assert (stream.ahead, stream.threads) == (5, 5)
+    batch = batches.Plan.batch
+    monkeypatch.setattr(
+        batches.Plan,
+        "batch",
+        lambda plan, epoch, step: made.append(step) or batch(plan, epoch, step),
+    )
+    for taken, _ in enumerate(stream._generator(0, 0), 1):
+        assert len(made) <= taken + 5
+    assert sorted(made) == list(range(16))
 
 
 def test_what_is_compiled_serves_all_epochs(split):
@@ -864,6 +922,7 @@ def test_schedules_are_made_before_anything_is_written(
         *(train.main, "--data", archive, "--out", tmp_path / "run", *HERE),
         *("--recipe", "finetune", "--sizes", 8, "--batch-size", 16),
         *("--epochs", 3, "--unfreeze-epochs", 2, "--unfreeze-lr", 0.01),
+        *("--weights", "cifar10"),
     )
     assert ended.returncode == 1
     assert "Both phases are known." in ended.stderr
@@ -903,6 +962,8 @@ def test_steps_without_milestones_are_a_constant_rate(variables):
         ("--recipe paper_cifar --milestones 0.5 0.5", "in rising order"),
         ("--sizes 8 16 24 --epochs 2", "3 of them with --epochs 2."),
         ("--zero-gamma --weights cifar10", "--zero-gamma with --weights"),
+        ("--recipe finetune", "--freeze backbone without --weights, as of"),
+        ("--freeze conv2", "--freeze conv2 without --weights, as of --recipe"),
     ],
 )
 def test_fields_without_effect_are_refused(tmp_path, run_here, words, sentence):
@@ -920,7 +981,8 @@ def test_fields_without_effect_are_refused(tmp_path, run_here, words, sentence):
         "--schedule steps --milestones 0.3 0.6",
         "--recipe paper_cifar --milestones 0 0.5 1",
         "--recipe rsb_a2 --magnitude 3",
-        "--recipe finetune --dropout 0 --unfreeze-epochs 1 --unfreeze-lr 0.1",
+        "--recipe finetune --weights cifar10 --dropout 0 --unfreeze-epochs 1 "
+        "--unfreeze-lr 0.1",
         # What a recipe holds is not given here.
         "--recipe rsb_a2 --augment none",
         "--recipe paper_cifar --schedule cosine",
@@ -982,25 +1044,77 @@ def test_the_momentum_is_that_of_the_source(name, moved):
     np.testing.assert_allclose(steps, moved, rtol=1e-4)
 
 
-def test_lamb_steps_and_decays_kernels_alone():
-    recipe = dataclasses.replace(recipes.RECIPES["rsb_a3"], warm_up=0)
+def _lamb(weight, gradients, rate, decay):
+    """Returns a weight after some steps, by the formulas of timm's Lamb."""
+    mean = square = 0
+    for count, gradient in enumerate(gradients, 1):
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        size = np.sqrt(square / (1 - 0.999**count)) + 1e-6
+        step = mean / (1 - 0.9**count) / size + decay * weight
+        norms = np.linalg.norm(weight), np.linalg.norm(step)
+        trust = norms[0] / norms[1] if decay and min(norms) > 0 else 1
+        weight = weight - rate * trust * step
+    return weight
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_lamb_is_timms(accumulate):
+    recipe = dataclasses.replace(
+        recipes.RECIPES["rsb_a3"],
+        **dict(warm_up=0, schedule="steps", milestones=()),
+        accumulate=accumulate,
+    )
+    random = np.random.default_rng(0)
+    starts = {
+        "kernel": random.normal(0, 0.05, (3, 3, 2, 4)),
+        "gamma": np.zeros(3),
+        "beta": np.ones(3),
+        "bias": random.normal(0, 0.05, 3),
+    }
+    variables = [
+        keras.Variable(start, name=name, dtype="float32")
+        for name, start in starts.items()
+    ]
+    gradients = [  # short enough not to be clipped
+        [random.normal(0, 0.05, v.shape) for v in starts.values()]
+        for _ in range(5)
+    ]
     optimizer = models.make_optimizer(recipe, 10000)
-    model = keras_resnext.ResNeXt([1], 2, 4, stem="cifar", classes=3)
-    variables = model.trainable_variables
-    for variable in variables:
-        variable.assign(keras.ops.ones(variable.shape))
-    for gradient in (keras.ops.zeros, keras.ops.ones):
-        before = [variable.numpy() for variable in variables]
-        optimizer.apply([gradient(v.shape) for v in variables], variables)
-        for old, variable in zip(before, variables, strict=True):
-            ratio = variable.numpy() / old
-            if gradient is keras.ops.ones:  # a share of the weights' norm
-                assert ratio.min() > 0.9 and ratio.max() < 1 - 4e-3
-            elif variable.name == "kernel":
-                decayed = 1 - recipe.learning_rate * recipe.weight_decay
-                np.testing.assert_allclose(ratio, decayed, rtol=1e-6)
-            else:
-                np.testing.assert_array_equal(ratio, 1)
+    for each in gradients:
+        for _ in range(accumulate):
+            given = [keras.ops.convert_to_tensor(g, "float32") for g in each]
+            optimizer.apply(given, variables)
+    for variable, *steps in zip(variables, *gradients, strict=True):
+        decay = 0.02 if variable.name == "kernel" else 0
+        expected = _lamb(starts[variable.name], steps, 8e-3, decay)
+        found = keras.ops.convert_to_numpy(variable)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+        assert np.abs(found - starts[variable.name]).min() > 1e-6
+
+
+def test_lamb_leaves_zero():
+    """As last gammas do, with which a block starts as the identity."""
+    recipe = dataclasses.replace(recipes.RECIPES["rsb_a2"], warm_up=0)
+    optimizer = models.make_optimizer(recipe, 10000)
+    gamma = keras.Variable(np.zeros(8, "float32"), name="gamma")
+    for _ in range(10):
+        optimizer.apply([keras.ops.full((8,), -1e-3)], [gamma])
+    found = keras.ops.convert_to_numpy(gamma)
+    np.testing.assert_allclose(found, 10 * recipe.learning_rate, rtol=1e-2)
+
+
+def test_lamb_is_saved_with_a_model(vectors, tmp_path):
+    recipe = dataclasses.replace(PLAIN, optimizer="lamb", weight_decay=0.02)
+    model, targets = _linear(recipe), np.eye(3)[vectors.labels]
+    model.train_on_batch(vectors.images, targets)
+    model.save(tmp_path / "net.keras")
+    again = keras.models.load_model(tmp_path / "net.keras")
+    assert isinstance(again.optimizer, models.Lamb)
+    for one, other in zip(
+        again.optimizer.variables, model.optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
 # One step after the other, on a network small enough to reckon with.
@@ -1171,7 +1285,7 @@ def options(archive):
     return (
         *("--data", archive, "--groups", 2),
         *("--sizes", 8, 16, "--batch-size", 8),
-        *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.9),
+        *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.7),
         *("--learning-rate", 0.05),
     )
 
@@ -1248,6 +1362,12 @@ def test_what_was_trained_can_be_exported(
     assert (tmp_path / "served" / "1" / "saved_model.pb").exists()
 
 
+def test_a_path_that_is_not_utf_8_is_shown(tmp_path):
+    pytest.importorskip("tensorboard")
+    run = resume.Run(tmp_path, {"data": "caf\udce9"})
+    board.Board(tmp_path / "board", run, _linear(PLAIN))
+
+
 def _check_tensorboard(path, rows):
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"
@@ -1291,7 +1411,7 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
     options = (
         *("--data", archive, "--recipe", "finetune", "--weights", shipped),
         *("--sizes", 8, 16, "--batch-size", 16, "--dtype", "float32"),
-        *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.9),
+        *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.3),
         *("--epochs", 1, "--unfreeze-epochs", 1, "--unfreeze-lr", 0.01),
         *("--save-every", 1, "--out"),
     )
@@ -1427,6 +1547,7 @@ def test_weights_of_other_classes_need_a_new_top(tmp_path, monkeypatch):
     # What it says to pass is there, and does it.
     for options in (["--new-top"], ["--recipe", "finetune"]):
         line = ["train.py", "--data", "pictures", "--out", "run", *options]
+        line += ["--weights", "cifar10"]
         monkeypatch.setattr(sys, "argv", line)
         _, recipe = train.parse_arguments()
         assert recipe.new_top
@@ -1439,6 +1560,17 @@ def test_weights_of_other_classes_need_a_new_top(tmp_path, monkeypatch):
             strict=True,
         ):
             np.testing.assert_array_equal(one, other)
+
+
+def test_keras_json_does_not_turn_pictures():
+    """Whose image_data_format is where channels are."""
+    keras.config.set_image_data_format("channels_first")
+    args = argparse.Namespace(deterministic=False, seed=0, dtype="float32")
+    try:
+        train.configure(args)
+        assert keras.config.image_data_format() == "channels_last"
+    finally:
+        keras.config.set_image_data_format("channels_last")
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "matplotlib"])
@@ -1523,7 +1655,7 @@ def test_features_to_train_with_are_of_the_size_to_train_with(
     ("options", "message"),
     [
         (["--batch-size", "65"], "--batch-size 65 with 64 pictures"),
-        (["--freeze", "conv9"], "'conv9'"),
+        (["--weights", "cifar10", "--new-top", "--freeze", "conv9"], "'conv9'"),
     ],
 )
 def test_it_says_what_is_wrong(archive, tmp_path, options, message, run_here):

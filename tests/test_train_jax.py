@@ -30,7 +30,7 @@ def training(archive, shipped, on_jax):  # noqa: F811
         # From trained weights and at a low rate: in a new network, what
         # rounding has moved grows a thousandfold in a step.
         *("--freeze", "conv2", "--learning-rate", 0.01, "--flip"),
-        *("--cutmix", 1, "--erasing", 0.5, "--ema", 0.9, "--dtype", "float32"),
+        *("--cutmix", 1, "--erasing", 0.5, "--ema", 0.5, "--dtype", "float32"),
         *("--sizes", 8, "--epochs", 2, "--batch-size", 16, "--save-every", 1),
     )
 

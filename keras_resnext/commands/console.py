@@ -195,11 +195,14 @@ def plain_errors(status=1):
 def sentence(error):
     """Returns what an error says to a person, or `None` for program faults."""
     tf = sys.modules.get("tensorflow")
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or _is_full(error):
+        # A GPU's, behind the first line, has a table of what is where.
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
         return (
             "Memory is required for all that was asked for. Received: "
-            f"{error or 'too little of it'}. Ask for smaller pictures or "
-            "batches, or take a larger machine."
+            f"{reason or 'too little of it'}. Ask for smaller pictures or "
+            "batches (a smaller --batch-size; in training --accumulate makes "
+            "up for it), or take a larger machine."
         )
     if isinstance(error, OSError) and error.strerror:
         return (
@@ -220,6 +223,19 @@ def sentence(error):
         text = str(error.message).partition("\n")[0]
         return re.sub(r"^(?:\{\{.*?\}\} )?(?:\w+Error: )?", "", text)
     return None
+
+
+def _is_full(error):
+    """Tells whether an error is a backend's, whose device has no memory left.
+
+    By names, as no backend is imported here: `torch.OutOfMemoryError`, JAX's
+    `JaxRuntimeError` with a code of gRPC, `tf.errors.ResourceExhaustedError`.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"OutOfMemoryError", "ResourceExhaustedError"}) or (
+        isinstance(error, RuntimeError)
+        and str(error).startswith("RESOURCE_EXHAUSTED")
+    )
 
 
 def _no_backend(backend, error):

@@ -21,6 +21,7 @@ import tqdm
 from benchmarks import worker
 from benchmarks.tasks import Contender
 from common import files, pictures
+from common.threads import THREADS
 from keras_resnext import processor
 
 # Greatest difference from PyTorch's float32, relative to its greatest output.
@@ -194,11 +195,13 @@ COLUMNS = (
 )
 EXPLANATION = """\
 All had their turns one after the other, round by round, each in a process of
-its own with as many threads as there are processors, and the same images and
+its own with as many threads as it may use processors, and the same images and
 random weights. `ms` is the median of the turns' medians for one batch;
 `ratio` the median of the rounds' ratios: how many times our fastest path of
 that precision is as fast as a peer, and how many times one of our paths with
-fewer bits is as fast as our fastest in float32. `loaded MB` is the memory of
+fewer bits is as fast as our fastest in float32. Some are compared with one
+row alone: PyTorch's file in a runtime with ours there, our int8 there with our
+float32, our folded network with our SavedModel. `loaded MB` is the memory of
 the process before its first call, libraries and weights, and `peak MB` the
 most that it ever had; `processors` how many it kept busy; `difference` the
 greatest one from PyTorch's float32, relative to the greatest output, measured
@@ -268,7 +271,7 @@ def machine():
     facts = {
         "date": datetime.date.today().isoformat(),
         "machine": platform.machine(),
-        "processors": os.cpu_count(),
+        "threads": THREADS,
         "cpu": processor.name(),
         "instructions": processor.instruction_set(),
         "bfloat16": "native" if processor.computes_bfloat16() else "emulated",

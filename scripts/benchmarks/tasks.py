@@ -5,20 +5,14 @@
 
 import dataclasses
 import importlib.metadata
-import os
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
+from common.threads import THREADS  # noqa: F401, for the engines
 from keras_resnext.registry import ARCHITECTURES
 
-# Those that this process may use: `taskset` can take some away.
-THREADS = (
-    len(os.sched_getaffinity(0))
-    if hasattr(os, "sched_getaffinity")
-    else os.cpu_count()
-)
 LEARNING_RATE = 1e-3
 
 

@@ -1,11 +1,11 @@
 """Asks a classifier: the scores of pictures, and which output is what."""
 
-import os
 import sys
 
 import keras
 import numpy as np
 
+from common.threads import THREADS
 from keras_resnext import preprocessing
 from keras_resnext.export.preparing import as_input
 
@@ -57,7 +57,7 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(self, images, transform, x, batch_size, on_corrupt):
         """Takes the pictures, what makes an input of one, and that input."""
-        super().__init__(workers=os.cpu_count())
+        super().__init__(workers=THREADS)
         self.images, self.transform, self.x = images, transform, x
         self.batch_size, self.on_corrupt = batch_size, on_corrupt
         self.corrupt = {}

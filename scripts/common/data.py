@@ -5,6 +5,7 @@ train, test = load("photographs/")  # class folders, or train/ and val/
 train, test = load("tfds:cifar10", data_dir="~/tensorflow_datasets")
 """
 
+import argparse
 import concurrent.futures
 import dataclasses
 import hashlib
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from keras_resnext import pillow
 from keras_resnext.commands import console
 
+PARTS = ("train", "test")
 _NPZ = ("x_train", "y_train", "x_test", "y_test")
 _TEST_FOLDERS = ("val", "validation", "test")
 # A prepared set of pictures of many sizes is held in memory up to here.
@@ -47,8 +49,18 @@ class Split:
     classes: list[str]
 
 
-def add_arguments(parser):
-    """Adds the options that `load` needs."""
+# How data without a test part is divided, unless something else is asked for.
+_DIVISION = {"holdout": 0.2, "seed": 0}
+
+
+def add_arguments(parser, trained=False):
+    """Adds the options that `load` needs.
+
+    Args:
+        parser: A `console.Parser`.
+        trained: Whether a network is there that may have been trained with a
+            part of the data: see `divide_as_trained`.
+    """
     add = parser.add_argument
     add("--data", required=True, help=".npz, folder or tfds:NAME")
     add(
@@ -56,18 +68,20 @@ def add_arguments(parser):
         help="where TensorFlow datasets are prepared\n"
         "(default: ~/tensorflow_datasets)",
     )
-    add(
-        "--holdout",
-        type=console.SHARE,
-        default=0.2,
-        help="share to test with, of data without a test part; 1 for all",
-    )
-    add(
-        "--seed",
-        type=console.SEED,
-        default=0,
-        help="of all that is random, that share included",
-    )
+    texts = {
+        "holdout": "share to test with, of data without a test part; 1 for all",
+        "seed": "of all that is random, that share included",
+    }
+    for name, kind in (("holdout", console.SHARE), ("seed", console.SEED)):
+        usual, text = _DIVISION[name], texts[name]
+        if trained:
+            text += f"\n(default: the network's training's, else {usual})"
+        add(
+            f"--{name}",
+            type=kind,
+            default=None if trained else usual,
+            help=text,
+        )
     add(
         "--on-corrupt",
         choices=["skip", "fail"],
@@ -76,8 +90,47 @@ def add_arguments(parser):
     )
 
 
-def load(source, data_dir=None, holdout=0.2, seed=0, on_corrupt="skip"):
-    """Returns the two parts of a data source.
+def divide_as_trained(args):
+    """Sets --holdout and --seed where the command line does not.
+
+    They are those that train.py has left in result.json beside the network,
+    or its weights: its test pictures are then those that it has not seen.
+    """
+    model = args.model if str(args.model).endswith(".keras") else args.weights
+    found, place = _DIVISION, None
+    if model and os.path.isfile(model):
+        place = pathlib.Path(model).with_name("result.json")
+        found = found | _trained_division(place)
+    taken = {n: v for n, v in found.items() if getattr(args, n) is None}
+    vars(args).update(taken)
+    if any(value != _DIVISION[name] for name, value in taken.items()):
+        words = " ".join(f"--{name} {value}" for name, value in taken.items())
+        print(f"Test pictures as {place} has them: {words}.", file=sys.stderr)
+
+
+def _trained_division(path):
+    """Returns how the data of a training was divided; nothing, if unknown."""
+    try:
+        options = json.loads(path.read_text("utf-8"))["options"]
+        return {
+            "holdout": console.SHARE(options["holdout"]),
+            "seed": console.SEED(options["seed"]),
+        }
+    except (OSError, LookupError, TypeError, ValueError):
+        return {}
+    except argparse.ArgumentTypeError:
+        return {}
+
+
+def load(
+    source,
+    data_dir=None,
+    holdout=0.2,
+    seed=0,
+    on_corrupt="skip",
+    parts=PARTS,
+):
+    """Returns the parts of a data source.
 
     Args:
         source: `"tfds:NAME"`; the path of an `.npz` file with x_train,
@@ -91,9 +144,10 @@ def load(source, data_dir=None, holdout=0.2, seed=0, on_corrupt="skip"):
         seed: Makes another division of it.
         on_corrupt: `"skip"` reports each file of a folder that is no picture
             and leaves it out; `"fail"` raises.
+        parts: Which of `PARTS` are needed; no picture of the other is read.
 
     Returns:
-        `(train, test)`, each a `Split`, with the same `classes`.
+        A tuple of a `Split` for each of these, with the same `classes`.
 
     Raises:
         FileNotFoundError: If there is nothing at that path.
@@ -107,16 +161,17 @@ def load(source, data_dir=None, holdout=0.2, seed=0, on_corrupt="skip"):
             "''. Check the path."
         )
     if source.startswith("tfds:"):
-        return _load_tfds(source.removeprefix("tfds:"), data_dir, holdout)
+        name = source.removeprefix("tfds:")
+        return _load_tfds(name, data_dir, holdout, parts)
     path = pathlib.Path(source)
     if path.is_dir():
-        return _load_folder(path, holdout, seed, on_corrupt)
+        return _load_folder(path, holdout, seed, on_corrupt, parts)
     if not path.exists():
         raise FileNotFoundError(
             "--data must be an .npz file, a folder or tfds:NAME. Received: "
             f"{source}, which does not exist. Check the path."
         )
-    return _load_npz(path)
+    return _load_npz(path, parts)
 
 
 def digest(*splits):
@@ -153,7 +208,8 @@ def require_trainable(train, test):
     if len(classes) < 2:
         raise ValueError(
             "A classifier needs at least two classes. Received: "
-            f"{classes[0]} alone. Add a class to the data."
+            f"{f'{classes[0]} alone' if classes else 'no pictures'}. Add a "
+            "class to the data."
         )
     for part, split in (("train", train), ("test", test)):
         counts = np.bincount(split.labels, minlength=len(classes))
@@ -168,7 +224,7 @@ def require_trainable(train, test):
             )
 
 
-def _load_npz(path):
+def _load_npz(path, parts):
     if not zipfile.is_zipfile(path):  # which is what an .npz is
         raise ValueError(
             "--data must be an .npz file, a folder or tfds:NAME. Received: "
@@ -178,7 +234,9 @@ def _load_npz(path):
     try:
         with open(path, "rb") as opened, np.load(opened) as file:
             missing = sorted(set(_NPZ) - set(file))
-            arrays = {name: file[name] for name in _NPZ if name in file}
+            # All labels, as they tell how many classes there are.
+            wanted = {"y_train", "y_test"} | {f"x_{part}" for part in parts}
+            arrays = {name: file[name] for name in wanted & set(file)}
     except MemoryError:
         raise
     except Exception as error:  # of zipfile, zlib, NumPy, and the system
@@ -191,13 +249,11 @@ def _load_npz(path):
             f"--data must hold {', '.join(_NPZ)}. Received: {path} "
             f"without {', '.join(missing)}. Write them with numpy.savez."
         )
-    parts = [
-        (_images(path, f"x_{part}", arrays), _labels(path, part, arrays))
-        for part in ("train", "test")
-    ]
-    count = max(1 + int(labels.max(initial=-1)) for _, labels in parts)
+    images = {part: _images(path, f"x_{part}", arrays) for part in parts}
+    labels = {part: _labels(path, part, arrays) for part in PARTS}
+    count = max(1 + int(each.max(initial=-1)) for each in labels.values())
     classes = [str(i) for i in range(count)]
-    return tuple(Split(*pair, classes) for pair in parts)
+    return tuple(Split(images[n], labels[n], classes) for n in parts)
 
 
 def _images(path, name, arrays):
@@ -215,7 +271,9 @@ def _images(path, name, arrays):
 
 def _labels(path, part, arrays):
     """Returns the labels of one part, int64, if they are such."""
-    labels, count = arrays[f"y_{part}"], len(arrays[f"x_{part}"])
+    labels = arrays[f"y_{part}"]
+    # Where these pictures are not needed, any number of them will do.
+    count = len(arrays.get(f"x_{part}", np.atleast_1d(labels)))
     whole = np.issubdtype(labels.dtype, np.integer)
     shaped = labels.shape in ((count,), (count, 1))
     if not whole or not shaped or labels.min(initial=0) < 0:
@@ -236,34 +294,66 @@ def _labels(path, part, arrays):
     return labels.astype("int64")
 
 
-def _load_folder(path, holdout, seed, on_corrupt):
-    """Returns both parts of a folder of class folders."""
-    if (path / "train").is_dir():
-        other = next((n for n in _TEST_FOLDERS if (path / n).is_dir()), None)
-        if other is None:
-            raise ValueError(
-                "A folder with train/ must have val/ or test/, too. Received: "
-                f"{path}. Add one, or pass {path / 'train'} to hold out a "
-                "share of it."
-            )
-        train = _pictures(path / "train", on_corrupt)
-        test = _pictures(path / other, on_corrupt)
-        unknown = sorted(set(test) - set(train))
+def _load_folder(path, holdout, seed, on_corrupt, parts):
+    """Returns parts of a folder of class folders."""
+    if _is_divided(path):
+        folders = _divided(path)
+        found = {part: _class_folders(folders[part]) for part in PARTS}
+        classes, other = list(found["train"]), folders["test"]
+        unknown = sorted(set(found["test"]) - set(classes))
         if unknown:
             raise ValueError(
-                f"{other}/ must have the classes of train/. Received: "
-                f"{', '.join(unknown[:5])} in {path / other} alone. Rename "
-                "these folders, or remove them."
+                f"{other.name}/ must have the classes of train/. Received: "
+                f"{', '.join(unknown[:5])} in {other} alone. Rename these "
+                "folders, or remove them."
             )
+        for part in parts:
+            sound = _sound(folders[part], found[part], on_corrupt)
+            _require_pictures(folders[part], sound)
+            found[part] = sound
     else:
-        train, test = {}, {}
-        for name, files in _pictures(path, on_corrupt).items():
-            held = [_share(f"{seed}/{file.name}") < holdout for file in files]
-            pairs = list(zip(files, held, strict=True))
-            train[name] = [file for file, out in pairs if not out]
-            test[name] = [file for file, out in pairs if out]
-    classes = list(train)
-    return _split(train, classes), _split(test, classes)
+        whole = _class_folders(path)
+        classes = list(whole)
+        part_of = {
+            file: "test" if _share(f"{seed}/{file.name}") < holdout else "train"
+            for files in whole.values()
+            for file in files
+        }
+        needed = {
+            name: [file for file in files if part_of[file] in parts]
+            for name, files in whole.items()
+        }
+        sound = _sound(path, needed, on_corrupt)
+        if set(parts) == set(PARTS):
+            _require_pictures(path, sound)
+        found = {
+            part: {
+                name: [file for file in files if part_of[file] == part]
+                for name, files in sound.items()
+            }
+            for part in parts
+        }
+    return tuple(_split(found[part], classes) for part in parts)
+
+
+def _is_divided(path):
+    """Tells whether a folder holds parts; train/ may be a class, of trains."""
+    return (path / "train").is_dir() and (
+        any(child.is_dir() for child in (path / "train").iterdir())
+        or any((path / name).is_dir() for name in _TEST_FOLDERS)
+    )
+
+
+def _divided(path):
+    """Returns the folder of each part."""
+    other = next((n for n in _TEST_FOLDERS if (path / n).is_dir()), None)
+    if other is None:
+        raise ValueError(
+            "A folder with train/ must have val/ or test/, too. Received: "
+            f"{path}. Add one, or pass {path / 'train'} to hold out a "
+            "share of it."
+        )
+    return {"train": path / "train", "test": path / other}
 
 
 def _split(pictures, classes):
@@ -283,8 +373,8 @@ def _share(name):
     return int(digest[:8], 16) / 2**32
 
 
-def _pictures(folder, on_corrupt):
-    """Returns the paths of the pictures in each class folder, by its name."""
+def _class_folders(folder):
+    """Returns the paths of the files in each class folder, by its name."""
     classes = {
         child.name: pillow.files_in(child)
         for child in sorted(folder.iterdir())
@@ -295,6 +385,22 @@ def _pictures(folder, on_corrupt):
             "The folder must hold one folder of pictures for each class. "
             f"Received: {folder} without any. Make them."
         )
+    _require_pictures(folder, classes)
+    return classes
+
+
+def _require_pictures(folder, classes):
+    """Checks that each class has files left."""
+    for name, files in classes.items():
+        if not files:
+            raise ValueError(
+                "Each class folder must hold pictures. Received: "
+                f"{folder / name} without any. Add some, or remove the folder."
+            )
+
+
+def _sound(folder, classes, on_corrupt):
+    """Returns those of the files in each class that are pictures."""
     files = [file for children in classes.values() for file in children]
     corrupt = _corrupt(folder, files)
     for file, fault in corrupt.items():
@@ -304,14 +410,10 @@ def _pictures(folder, on_corrupt):
                 f"{file} ({fault}). Remove it, or pass --on-corrupt skip."
             )
         print(f"Skipped: {file} ({fault})", file=sys.stderr)
-    for name, children in classes.items():
-        classes[name] = [file for file in children if file not in corrupt]
-        if not classes[name]:
-            raise ValueError(
-                "Each class folder must hold pictures. Received: "
-                f"{folder / name} without any. Add some, or remove the folder."
-            )
-    return classes
+    return {
+        name: [file for file in children if file not in corrupt]
+        for name, children in classes.items()
+    }
 
 
 def _corrupt(folder, files):
@@ -348,7 +450,7 @@ def _corrupt(folder, files):
     if len(new) - len(corrupt) >= _WORTH_REMEMBERING:
         for file in corrupt:
             del marks[str(file.relative_to(folder))]
-        _remember(memory, marks)
+        _remember(memory, known | marks)
     return corrupt
 
 
@@ -399,8 +501,8 @@ class _Records(Sequence):
         return bytes(self.source[int(index)]["image"])
 
 
-def _load_tfds(name, data_dir, holdout):
-    """Returns both parts of a TensorFlow Dataset; prepares it where needed."""
+def _load_tfds(name, data_dir, holdout, wanted):
+    """Returns parts of a TensorFlow Dataset; prepares it where needed."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -441,7 +543,8 @@ def _load_tfds(name, data_dir, holdout):
         kept = round(counts["train"] * (1 - holdout))
         rest = counts["train"] - kept
         parts = [(f"train[:{kept}]", kept), (f"train[{kept}:]", rest)]
-    return tuple(_tfds_split(builder, *part) for part in parts)
+    found = dict(zip(PARTS, parts, strict=True))
+    return tuple(_tfds_split(builder, *found[part]) for part in wanted)
 
 
 def _require_classification(name, features):

@@ -1,7 +1,9 @@
 """Writes files, whole or not at all, and looks after their folders."""
 
 import contextlib
+import errno
 import os
+import pathlib
 
 import filelock
 
@@ -51,17 +53,32 @@ def writing(folder):
     Raises:
         OSError: If that cannot be written; the message is for users.
     """
+    made = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        made = True
         yield
     except OSError as error:
-        if error.strerror is None:  # a sentence of our own
+        # A sentence of our own, or about another file: what is read, say.
+        if error.strerror is None or (made and not _is_about(error, folder)):
             raise
         raise OSError(
             "--out must be a folder that can be written and has room. "
             f"Received: {folder} ({error.strerror}). Choose another one, or "
             "make room."
         ) from error
+
+
+def _is_about(error, folder):
+    """Tells whether an error is about writing below a folder."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return True
+    names = (error.filename, error.filename2)
+    return any(
+        pathlib.Path(name).absolute().is_relative_to(folder.absolute())
+        for name in names
+        if isinstance(name, (str, os.PathLike))
+    )
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ def confusion(labels, predictions, classes, path):
         predictions,
         labels=range(count),
         normalize="true",
-        display_labels=classes,
+        display_labels=[plain(name) for name in classes],
         ax=axis,
         cmap="Blues",
         include_values=count <= _MOST_NUMBERS,
@@ -69,11 +69,11 @@ def overlays(examples, title, path):
     columns = 4
     rows = -(-len(examples) // columns)
     figure = plt.figure(figsize=(14, 1 + 2.25 * rows), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     page, key = figure.subfigures(2, height_ratios=[2.25 * rows, 0.6])
     cells = page.subfigures(rows, columns, squeeze=False).ravel()
     for cell, (picture, heat, caption) in zip(cells, examples, strict=False):
-        cell.suptitle(caption, fontsize="small")
+        cell.suptitle(plain(caption), fontsize="small")
         left, right = cell.subplots(1, 2)
         left.imshow(picture)
         right.imshow(heated(picture, heat))
@@ -91,6 +91,16 @@ def overlays(examples, title, path):
         text.set_horizontalalignment(side)
     bar.set_label("what speaks for the predicted class", labelpad=-8)
     save(figure, path)
+
+
+def plain(text):
+    """Returns anybody's text, as of a file's name, as matplotlib draws it.
+
+    It would take what is between two dollars for a formula, and cannot draw
+    a name that is not UTF-8.
+    """
+    text = text.encode(errors="backslashreplace").decode()
+    return text.replace("$", r"\$")
 
 
 def heated(picture, heat):

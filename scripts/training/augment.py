@@ -127,7 +127,9 @@ def rand_augment(image, random, magnitude):
     """Applies two operations of about one strength.
 
     Source: Cubuk et al., https://arxiv.org/abs/1909.13719, with timm's
-    deviation of 0.5 from one picture to the next.
+    deviation of 0.5 from one picture to the next. timm, by which the recipes
+    of "ResNet strikes back" were made, leaves out each of the two with a
+    probability of 0.5, and has Invert and SolarizeAdd in place of the identity.
 
     Args:
         image: `PIL.Image.Image` in RGB.

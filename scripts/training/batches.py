@@ -16,7 +16,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
-import os
 import time
 
 import keras
@@ -25,11 +24,13 @@ from keras import layers, ops
 from PIL import Image, ImageOps
 
 import keras_resnext
+from common.threads import THREADS
 from keras_resnext import pillow
 from keras_resnext.registry import IMAGENET_MEAN, usual
 from training import augment
 
-_THREADS = os.cpu_count() or 4
+# Of all batches that are made ahead of time.
+_MOST_BYTES = 4 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,31 @@ class Plan:
         images = self._images(chosen, random)
         return images, self.split.labels[chosen], random.integers(2**31)
 
+    @property
+    def forms(self):
+        """Shape and type of each of these."""
+        size, images = self.recipe.batch_size, self.split.images
+        count = len(np.array_split(np.arange(size), self.workers)[self.worker])
+        shape, dtype = (self.size, self.size, 3), np.dtype("uint8")
+        if self._has_features:
+            shape, dtype = images.shape[1:], images.dtype
+        elif not self._single:
+            shape = (min(images.shape[1:3]),) * 2 + (3,)
+        labels, key = self.split.labels.dtype, np.dtype("int64")
+        return [((count, *shape), dtype), ((count,), labels), ((), key)]
+
+    @property
+    def _has_features(self):
+        images = self.split.images
+        return isinstance(images, np.ndarray) and images.ndim == 2
+
+    @property
+    def _single(self):
+        """Whether each picture is changed on its own."""
+        recipe = self.recipe
+        changed = recipe.augment != "none" or recipe.crop == "resized"
+        return changed or not isinstance(self.split.images, np.ndarray)
+
     def _chosen(self, epoch, step):
         """Returns the numbers of the pictures in a batch."""
         order = _order(len(self.split.labels), self.seed, int(epoch))
@@ -87,10 +113,9 @@ class Plan:
 
     def _images(self, chosen, random):
         images, recipe = self.split.images, self.recipe
-        if isinstance(images, np.ndarray) and images.ndim == 2:
+        if self._has_features:
             return images[chosen]
-        single = recipe.augment != "none" or recipe.crop == "resized"
-        if single or not isinstance(images, np.ndarray):
+        if self._single:
             images = [self._picture(images[i], random) for i in chosen]
             images = np.stack(images)
         else:
@@ -293,12 +318,18 @@ class Stream:
     Attributes:
         plan: A `Plan`.
         threads: How many batches are made at a time.
+        ahead: How many there are at most, with those that are finished.
         waited: Seconds that the training has waited for batches so far.
     """
 
-    def __init__(self, plan, threads=_THREADS):
-        """Takes the first two attributes."""
-        self.plan, self.threads, self.waited = plan, threads, 0.0
+    def __init__(self, plan, threads=THREADS):
+        """Takes the plan, and how many threads there may be."""
+        self.plan, self.waited = plan, 0.0
+        # A processor for each would fill the memory of large machines.
+        pixels = plan.recipe.batch_size * plan.size**2 // plan.workers
+        most = _MOST_BYTES // (pixels * 3 * 4)  # float32
+        self.ahead = max(2, min(2 * threads, most))
+        self.threads = min(threads, self.ahead)
         self._finish = _finish(plan.recipe, plan.size, len(plan.split.classes))
 
     def epoch(self, epoch, first=0):
@@ -321,7 +352,7 @@ class Stream:
         with concurrent.futures.ThreadPoolExecutor(self.threads) as pool:
             queue = collections.deque(
                 pool.submit(make, step)
-                for step in itertools.islice(steps, 2 * self.threads)
+                for step in itertools.islice(steps, self.ahead)
             )
             while queue:
                 start = time.perf_counter()
@@ -337,18 +368,17 @@ class Stream:
         import tensorflow as tf
 
         plan = self.plan
-        sample = plan.batch(epoch, first)
-        dtypes = [tf.as_dtype(np.asarray(part).dtype) for part in sample]
+        shapes, dtypes = zip(*plan.forms, strict=True)
 
         def make(step):
             parts = tf.numpy_function(
                 functools.partial(plan.batch, epoch),
                 [step],
-                dtypes,
+                list(map(tf.as_dtype, dtypes)),
                 stateful=False,  # else they come one by one
             )
-            for part, known in zip(parts, sample, strict=True):
-                part.set_shape(np.shape(known))
+            for part, shape in zip(parts, shapes, strict=True):
+                part.set_shape(shape)
             images, targets = self._finish(*parts)
             if len(images.shape) == 4 and len(set(plan.recipe.sizes)) > 1:
                 # One graph for all sizes. Else TensorFlow makes another one
@@ -402,7 +432,7 @@ class Unchanged(keras.utils.PyDataset):
 
     def __init__(self, split, recipe, batch_size=250):
         """Takes the attributes, and the `recipes.Recipe` for the sizes."""
-        super().__init__(workers=_THREADS)
+        super().__init__(workers=THREADS)
         self.split, self.batch_size = split, batch_size
         crop = recipe.test_size or recipe.sizes[-1]
         self._transform = keras_resnext.eval_transform(

@@ -82,7 +82,10 @@ def _hyperparameters(options, start):
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
     plain = {
-        name: value if isinstance(value, (bool, int, float)) else str(value)
+        name: value
+        if isinstance(value, (bool, int, float))
+        # A path may be none that UTF-8 has.
+        else str(value).encode(errors="backslashreplace").decode()
         for name, value in options.items()
         if value is not None
     }

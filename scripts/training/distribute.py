@@ -105,11 +105,15 @@ class MultiWorker(Mirrored):
             self.worker = config["task"]["index"]
             if not 0 <= self.worker < self.workers:
                 raise ValueError("an index that no worker has")
+            # Of a chief and its workers, two would be number 0.
+            if {*config["cluster"], config["task"]["type"]} != {"worker"}:
+                raise ValueError("tasks of another type")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                "TF_CONFIG must describe the workers and which of them this "
-                f"one is. Received: TF_CONFIG={os.environ.get('TF_CONFIG')!r}. "
-                "Set it as docs/machines.md shows."
+                "TF_CONFIG must describe workers, no chief or other type of "
+                "task, and which of them this one is. Received: TF_CONFIG="
+                f"{os.environ.get('TF_CONFIG')!r}. Set it as docs/machines.md "
+                "shows."
             ) from error
         self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
         self.replicas = self.strategy.num_replicas_in_sync

@@ -3,6 +3,7 @@
 import re
 
 import keras
+from keras import ops
 
 import keras_resnext
 from common import files
@@ -105,8 +106,8 @@ def make_optimizer(recipe, steps):
         ),
     }
     if recipe.optimizer == "lamb":
-        # The norm is timm's, which trained by these recipes.
-        optimizer = keras.optimizers.Lamb(rate, global_clipnorm=1, **options)
+        # The numbers are timm's, which trained by these recipes.
+        optimizer = Lamb(rate, epsilon=1e-6, global_clipnorm=1, **options)
     else:
         if recipe.weight_decay:
             # Papers decay through the momentum, where the decay of one step
@@ -117,6 +118,46 @@ def make_optimizer(recipe, steps):
         )
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer
+
+
+@keras.saving.register_keras_serializable("keras_resnext")
+class Lamb(keras.optimizers.Lamb):
+    """Lamb as it has trained ResNets: `timm.optim.Lamb`.
+
+    Keras's own gives every variable a step in proportion to its norm: those
+    that begin as zeros, as the last gamma of a block with `zero_gamma`, would
+    hardly leave zero. Here that holds only for those that decay, whose decay
+    is part of the step; the others have Adam's.
+
+    Source: https://github.com/huggingface/pytorch-image-models.
+    """
+
+    def _apply_weight_decay(self, variables):
+        """Leaves it to the step."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Moves a variable by a step of its gradient."""
+        number = self._get_variable_index(variable)
+        mean, square = self._momentums[number], self._velocities[number]
+        gradient, rate, count = (
+            ops.cast(value, variable.dtype)
+            for value in (gradient, learning_rate, self.iterations + 1)
+        )
+        self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
+        self.assign_add(
+            square, (ops.square(gradient) - square) * (1 - self.beta_2)
+        )
+        size = ops.sqrt(square / (1 - self.beta_2**count)) + self.epsilon
+        step = mean / (1 - self.beta_1**count) / size
+        if self.weight_decay and self._use_weight_decay(variable):
+            step = step + self.weight_decay * variable
+            norm, length = (
+                ops.sqrt(ops.sum(ops.square(values)))
+                for values in (variable, step)
+            )
+            known = ops.logical_and(norm > 0, length > 0)
+            step = step * ops.where(known, norm / length, 1)
+        self.assign_sub(variable, rate * step)
 
 
 def compile_model(model, recipe, steps):

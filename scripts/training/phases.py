@@ -10,6 +10,7 @@ import sys
 import time
 
 import keras
+import numpy as np
 from keras import ops
 
 from common import data
@@ -75,7 +76,8 @@ def with_features(phase, run, strategy):
 
     They are if only layers after the pooling are trained, all epochs have one
     size and nothing in the recipe is random. The phase then trains these
-    layers alone. A run that goes on finds on disk what it has computed before.
+    layers alone. A run that goes on finds on disk what it has computed before,
+    and one that was at its end computes nothing.
     """
     recipe, network = phase.recipe, phase.network
     pool = network.get_layer("avg_pool")
@@ -95,8 +97,12 @@ def with_features(phase, run, strategy):
         )
         return maps.astype("float32")
 
+    complete = run.epoch >= phase.last  # what is left needs no pictures
     found = run.read_features()
-    if found is None:
+    if complete:
+        none = np.zeros((0, *pool.output.shape[1:]), "float32")
+        found = {"train": none, "test": none}
+    elif found is None:
         start = time.perf_counter()
         # The size to test with may be another one.
         usual = dataclasses.replace(recipe, test_size=None, test_resize=None)
@@ -115,7 +121,7 @@ def with_features(phase, run, strategy):
         model=model,
         train=dataclasses.replace(phase.train, images=found["train"]),
         test=dataclasses.replace(phase.test, images=found["test"]),
-        features=float(found["seconds"]),
+        features=None if complete else float(found["seconds"]),
     )
 
 

@@ -39,6 +39,8 @@ class Recipe:
         warm_up: Share of the training in which the rate rises from zero.
         weight_decay: As the source states it; not on normalisation and biases.
         ema: Momentum of the weights' moving average, per step; 0 for none.
+            It begins with the weights of the first step, and the statistics
+            of normalisation are the network's own.
         loss: `"softmax"` cross-entropy, or `"sigmoid"`: one for each class.
         label_smoothing: Share of the target spread over all classes.
         sizes: Side of the pictures in each epoch, in pixels; the last one
@@ -58,7 +60,8 @@ class Recipe:
             contrast, saturation and the colour of the light).
         magnitude: Of RandAugment, 0..10; each picture's deviates by 0.5.
         mixup: Parameter of MixUp's beta distribution; 0 for none.
-        cutmix: Parameter of CutMix's; with both, every second batch has it.
+        cutmix: Parameter of CutMix's, 0..1; with both, every second batch has
+            it.
         erasing: Share of the pictures of which a part is erased.
         zero_gamma: Whether each block starts as the identity.
         stochastic_depth: Share of the pictures that skip the last block.
@@ -132,7 +135,7 @@ NUMBERS = {
     "test_resize": SIDE,
     "magnitude": Number(float, 0, 10),
     "mixup": _FROM_0,
-    "cutmix": _FROM_0,
+    "cutmix": SHARE,  # Keras's layer takes no more
     "erasing": SHARE,
     "stochastic_depth": _BELOW_1,
     "dropout": _BELOW_1,

@@ -99,5 +99,5 @@ def draw(path, rows, title):
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     axes[0].legend()
-    figure.suptitle(title)
+    figure.suptitle(pictures.plain(title))
     pictures.save(figure, path)

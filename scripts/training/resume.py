@@ -75,7 +75,7 @@ class Run:
 
     def capture(self, variables):
         """Takes the variables' values into `arrays`."""
-        self.arrays = [ops.convert_to_numpy(v).copy() for v in variables]
+        self.arrays = [_storable(ops.convert_to_numpy(v)) for v in variables]
 
     def restore(self, variables):
         """Gives the variables the values in `arrays`.
@@ -144,6 +144,14 @@ class Run:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _storable(array):
+    """Returns a copy of an array that NumPy can read from a file.
+
+    It cannot read bfloat16, all numbers of which float32 has.
+    """
+    return array.astype("float32" if array.dtype.kind == "V" else array.dtype)
 
 
 def _changes(earlier, options):
