@@ -125,9 +125,9 @@ def save(model, path, dtype="float16"):
         model: Model made by this package, alone or inside of another one.
         path: File to write, whose name ends in .safetensors; it appears only
             when it is complete.
-        dtype: Type of the numbers in the file: "float16", "bfloat16",
-            "float32" or "float64". A variable with values beyond its range is
-            written in its own.
+        dtype: Type of the numbers in the file, as NumPy names it: "float16",
+            "bfloat16", "float32" or "float64". A variable with values beyond
+            its range is written in its own.
 
     Raises:
         ValueError: if the name ends otherwise, its folder is not there, or
@@ -141,7 +141,7 @@ def save(model, path, dtype="float16"):
             f"Received: path='{path}'. Make the folder, or choose another "
             "name."
         )
-    if dtype not in _DTYPES:
+    if _name_of(dtype) not in _DTYPES:
         raise ValueError(
             f"`dtype` must be one of {', '.join(_DTYPES)}. Received: dtype="
             f"{dtype!r}. Pass one of these names: weights are read only as "
@@ -153,6 +153,14 @@ def save(model, path, dtype="float16"):
     }
     with replacing(path) as part:
         part.write_bytes(serialise(arrays))
+
+
+def _name_of(dtype):
+    """Returns what NumPy calls a type, `None` if it does not know it."""
+    try:
+        return None if dtype is None else np.dtype(dtype).name
+    except TypeError:
+        return None
 
 
 def _in_range(array, dtype):

@@ -116,10 +116,11 @@ def _trained_division(path):
             "holdout": console.SHARE(options["holdout"]),
             "seed": console.SEED(options["seed"]),
         }
-    except (OSError, LookupError, TypeError, ValueError):
-        return {}
-    except argparse.ArgumentTypeError:
-        return {}
+    except (
+        *(OSError, LookupError, TypeError, ValueError, RecursionError),
+        argparse.ArgumentTypeError,
+    ):
+        return {}  # It may be anybody's, as the network is.
 
 
 def load(
