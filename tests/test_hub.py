@@ -253,15 +253,25 @@ def test_on_the_command_line(site, monkeypatch, capsys):
     row = dataclasses.replace(ARCHITECTURES["tinynext_2x1d"], constructor=None)
     monkeypatch.setitem(ARCHITECTURES, row.name, row)  # as `register` adds it
     picture = str(PICTURES[0])
-    words = ["predict", picture, "--network", "tinynext_2x1d", "--top", "1"]
-    assert main([*words, "--weights", NAME]) == 0
-    (line,) = [x for x in capsys.readouterr().out.splitlines() if picture in x]
-    assert line.removeprefix(picture).split()[0] in LABELS
+    words = ["predict", picture, "--top", "1", "--network"]
+    found = []
+    for network in (["tinynext_2x1d", "--weights", NAME], [NAME]):
+        assert main([*words, *network]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        found += [line for line in lines if picture in line]
+    assert found[0] == found[1]
+    assert found[0].removeprefix(picture).split()[0] in LABELS
     site.refusal = 401, "RepoNotFound"
-    with pytest.raises(SystemExit) as end:
-        main([*words, "--weights", "hf://somebody/else"])
-    assert end.value.code == 2
-    assert "Could not download config.json" in capsys.readouterr().err
+    for network, message in (
+        (["tinynext_2x1d", "--weights", "hf://a/b"], "Could not download conf"),
+        (["hf://a/b"], "Could not download config.json"),
+        (["hf://a"], "must be `hf://USER/NAME`"),
+        ([NAME, "--classes", "7"], "must be named alone: it has its own"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main([*words, *network])
+        assert end.value.code == 2
+        assert message in capsys.readouterr().err
 
 
 def test_ten_classes_without_names_are_not_those_of_cifar(site):

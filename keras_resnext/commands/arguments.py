@@ -13,7 +13,7 @@ PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 def add_network(parser, name="network", **options):
     """Adds the options that `networks.load` needs, and the network itself."""
     add = parser.add_argument
-    text = "an architecture, or a .keras file"
+    text = "an architecture, a .keras file, or hf://USER/NAME"
     if name.startswith("-"):
         add(name, dest="model", metavar="NETWORK", help=text, **options)
     else:

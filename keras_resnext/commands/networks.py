@@ -71,6 +71,14 @@ def load(args, resize=None, crop=None, assume=False):
         )
     if model is not None:
         return model, row and row_for(model.inputs[0], row)
+    shape = (row.crop, row.crop, 3) if row else None
+    if args.model.startswith(hub.PREFIX):
+        model = resnext.from_hub(
+            args.model,
+            input_shape=shape,
+            accept_noncommercial=args.accept_noncommercial,
+        )
+        return model, row
     architecture = find_architecture(args.model)
     random = args.weights == "random"
     if random:
@@ -81,7 +89,7 @@ def load(args, resize=None, crop=None, assume=False):
         construct = getattr(resnext, architecture.constructor)
     model = construct(
         weights=None if random else args.weights,
-        input_shape=(row.crop, row.crop, 3) if row else None,
+        input_shape=shape,
         classes=args.classes
         or (architecture if random or file or not row else row).classes,
         accept_noncommercial=args.accept_noncommercial,
@@ -197,13 +205,19 @@ def find(args):
 
 def _source(args):
     """Returns the `Checkpoint`, or the file, that the command line names."""
+    of_hub = args.model.startswith(hub.PREFIX)
+    if (of_hub or args.model.endswith(".keras")) and (
+        args.weights is not None or args.classes is not None
+    ):
+        raise ValueError(
+            "A .keras file, or a network on the hub, must be named alone: it "
+            f"has its own weights and classes. Received: {args.model} with "
+            f"--weights {args.weights} and --classes {args.classes}. Leave "
+            "both out."
+        )
+    if of_hub:
+        return weights.choose(None, args.model, args.accept_noncommercial)
     if args.model.endswith(".keras"):
-        if args.weights is not None or args.classes is not None:
-            raise ValueError(
-                "A .keras file must be named alone: it has its own weights "
-                f"and classes. Received: {args.model} with --weights "
-                f"{args.weights} and --classes {args.classes}. Leave both out."
-            )
         file = pathlib.Path(args.model)
         if not file.exists():
             raise FileNotFoundError(
