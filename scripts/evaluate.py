@@ -150,12 +150,7 @@ def load_pictures(args):
     folder = pathlib.Path(args.data)
     if folder.is_dir() and not any(map(_is_class, folder.iterdir())):
         return named_pictures(folder)
-    data.divide_as_trained(args)
-    (test,) = data.load(
-        *(args.data, args.data_dir, args.holdout, args.seed),
-        *(args.on_corrupt, ["test"]),
-    )
-    return test
+    return data.load_test(args)
 
 
 def _is_class(path):

@@ -376,11 +376,7 @@ def main():
             f"{keras.backend.backend()}. Set KERAS_BACKEND=tensorflow."
         )
     files.require_writable(args.out)
-    data.divide_as_trained(args)
-    (test,) = data.load(
-        *(args.data, args.data_dir, args.holdout, args.seed),
-        *(args.on_corrupt, ["test"]),
-    )
+    test = data.load_test(args)
     title = explain(args, test)
     print(title)
     print(f"Page: {args.out / 'explain.html'}")

@@ -84,8 +84,8 @@ def compare(job, runtime, outputs, expected, tolerance):
 def run_all(run, inputs):
     """Returns the outputs of all inputs, which are run a few at a time.
 
-    So many large pictures need little memory, and a batch of another size
-    than the others, the last one, shows that the size is variable.
+    So many large pictures need little memory. Where the last batch is smaller
+    than the others, it also shows that the size is variable.
 
     Args:
         run: What a `Format` has loaded.

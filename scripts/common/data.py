@@ -59,7 +59,7 @@ def add_arguments(parser, trained=False):
     Args:
         parser: A `console.Parser`.
         trained: Whether a network is there that may have been trained with a
-            part of the data: see `divide_as_trained`.
+            part of the data: see `load_test`.
     """
     add = parser.add_argument
     add("--data", required=True, help=".npz, folder or tfds:NAME")
@@ -90,7 +90,21 @@ def add_arguments(parser, trained=False):
     )
 
 
-def divide_as_trained(args):
+def load_test(args):
+    """Returns what a trained network is tested with, and reads nothing else.
+
+    Args:
+        args: What `add_arguments` and `arguments.add_network` have read.
+    """
+    _divide_as_trained(args)
+    (test,) = load(
+        *(args.data, args.data_dir, args.holdout, args.seed),
+        *(args.on_corrupt, ["test"]),
+    )
+    return test
+
+
+def _divide_as_trained(args):
     """Sets --holdout and --seed where the command line does not.
 
     They are those that train.py has left in result.json beside the network,
