@@ -32,15 +32,12 @@ __keras_later__ = True  # once Ctrl-C is looked after
 from keras_resnext.commands import console  # first: for Ctrl-C and oneDNN
 
 # isort: split
-import keras
 import numpy as np
 
 import keras_resnext
-from common import classifier, data, files, pictures, versions
+from common import data, files, pictures
 from keras_resnext import pillow
-from keras_resnext.commands import arguments, networks
-from keras_resnext.export import formats
-from keras_resnext.export.serving import facts_of
+from keras_resnext.commands import arguments
 from keras_resnext.registry import usual
 
 HEADER = """
@@ -101,6 +98,11 @@ class Artifact:
             ValueError: If there is no artifact.
             OSError: If there is no description.
         """
+        import keras
+
+        from keras_resnext.export import formats
+        from keras_resnext.export.serving import facts_of
+
         _, self.run = formats.load(path)
         facts = facts_of(path)
         if not facts.exists():
@@ -129,6 +131,8 @@ class Artifact:
 
 def load_model(args):
     """Returns the network and the checkpoint whose preprocessing it gets."""
+    from keras_resnext.commands import networks
+
     if args.artifact is not None:
         model = Artifact(args.artifact)
         return model, model.checkpoint
@@ -202,6 +206,8 @@ def evaluate(model, split, transform, batch_size=64, on_corrupt="skip"):
         of the classes present for each picture, both as the data counts, and
         the classes' names.
     """
+    from common import classifier
+
     outputs, names = classifier.outputs_of(
         split.classes, model.output_shape[-1], transform.checkpoint
     )
@@ -250,6 +256,8 @@ def write(args, result, labels, predictions, classes):
 def main():
     """Measures, prints a table and writes the files."""
     args = parse_arguments()
+    from common import versions  # imports Keras, for which help need not wait
+
     split = load_pictures(args)
     model, row = load_model(args)
     result, *drawn = evaluate(

@@ -36,15 +36,11 @@ __keras_later__ = True  # once Ctrl-C is looked after
 from keras_resnext.commands import console  # first: for Ctrl-C and oneDNN
 
 # isort: split
-import keras
 import numpy as np
 
 import keras_resnext
-from common import classifier, data, files, pictures
-from common.grad_cam import activation, grad_cam
-from keras_resnext.commands import arguments, networks
-from keras_resnext.export.preparing import as_input
-from training import report
+from common import data, files, pictures
+from keras_resnext.commands import arguments
 
 CAPTIONS = {
     "worst": "Least probable truths: mislabelled, or hard",
@@ -106,6 +102,8 @@ def load_model(args):
     Raises:
         ValueError: If neither the network nor --size tell the pictures' size.
     """
+    from keras_resnext.commands import networks
+
     _, known = networks.find(args)
     model, row = networks.load(args, args.size, args.size, assume=True)
     networks.require_classifier(model, row, "--size")
@@ -120,6 +118,11 @@ def load_model(args):
 
 def predict(model, images, transform, args):
     """Returns probabilities, `(n, classes)`, and the pictures' indices."""
+    import keras
+
+    from common import classifier
+    from common.grad_cam import activation
+
     scores, kept = classifier.predict(
         model, images, transform, args.batch_size, args.on_corrupt
     )
@@ -194,6 +197,9 @@ def show(model, images, names, transform, captions, best):
         captions: A text for each.
         best: The predicted classes, integers `(n,)`.
     """
+    from common.grad_cam import grad_cam
+    from keras_resnext.export.preparing import as_input
+
     row = transform.checkpoint
     # The same part of each picture as the network's input, but larger.
     larger = max(1, -(-_SIDE // row.crop))
@@ -232,6 +238,8 @@ def predictions(names, labels, scores, classes):
 
 def draw_training(log, path):
     """Draws the curves of a log, if there is one in train.py's form."""
+    from training import report
+
     if not log.is_file():
         return
     with open(log, encoding="utf-8", newline="") as file:
@@ -318,6 +326,8 @@ def most_confused(labels, best, classes, count=10):
 
 def explain(args, test):
     """Predicts, draws and writes the page; returns its title."""
+    from common import classifier
+
     model, transform = load_model(args)
     outputs, classes = classifier.outputs_of(
         test.classes, model.output_shape[-1], transform.checkpoint
@@ -370,6 +380,8 @@ def main():
     """Writes the page, and prints where it is."""
     args = parse_arguments()
     console.require_packages("examples", "matplotlib", "sklearn")
+    import keras  # help need not wait for it
+
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "TensorFlow is required as the backend, for Grad-CAM. Received: "

@@ -103,6 +103,16 @@ def test_bad_input_is_one_sentence_and_status_2(
     assert "Traceback" not in errors and len(errors.splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["train", "evaluate", "explain"])
+def test_scripts_help_and_refuse_without_keras(name, without_keras):
+    """Which takes seconds."""
+    script = SCRIPTS / f"{name}.py"
+    status, output, errors = python(script, "--help", path=[without_keras])
+    assert (status, errors) == (0, "") and f"{name}.py" in output
+    status, output, errors = python(script, "--nonsense", path=[without_keras])
+    assert (status, output) == (2, "") and len(errors.splitlines()) == 1
+
+
 # --- list --------------------------------------------------------------------
 
 
@@ -514,9 +524,9 @@ def test_predict_in_a_process_of_its_own(own, tmp_path):
 @pytest.mark.parametrize(
     ("words", "module"),
     [
-        ("scripts/train.py", "keras"),
-        ("scripts/evaluate.py", "keras"),
-        ("scripts/explain.py", "keras"),
+        ("scripts/train.py --data . --out run", "keras"),
+        ("scripts/evaluate.py resnext29 --data .", "keras"),
+        ("scripts/explain.py resnext29 --data . --out run", "keras"),
         ("scripts/quickstart.py", "keras"),
         ("scripts/benchmark.py", "numpy"),
         ("scripts/cardinality.py", "numpy"),

@@ -16,7 +16,7 @@ from PIL import Image
 
 import explain as script
 import keras_resnext
-from common import data, pictures
+from common import data, grad_cam, pictures
 
 pytestmark = [
     pytest.mark.skipif(
@@ -355,11 +355,11 @@ def test_heat_maps(form):
         expected = np.stack(heat, 1)
     for frozen in (False, True):
         network.trainable = not frozen
-        found = script.grad_cam(network, x, classes)
+        found = grad_cam.grad_cam(network, x, classes)
         for one, right in zip(found, expected, strict=True):
             np.testing.assert_allclose(one, right, atol=1e-4)
         # The network is as it was.
-        assert script.activation(network) is keras.activations.softmax
+        assert grad_cam.activation(network) is keras.activations.softmax
         assert activations == [network.layers[-1].__dict__.get("activation")]
 
 
@@ -375,7 +375,7 @@ def _expected(base, top, x, classes):
 def test_heat_maps_need_feature_maps():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match=r"must have feature maps .* without"):
-        script.grad_cam(model, np.zeros((1, 4)), [0])
+        grad_cam.grad_cam(model, np.zeros((1, 4)), [0])
 
 
 @pytest.mark.parametrize("lines", ["epoch,loss\n0,1.5\n", "a,b\n1,2\n", "x\n"])

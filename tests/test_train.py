@@ -29,6 +29,7 @@ from training import (
     batches,
     board,
     distribute,
+    job,
     models,
     phases,
     recipes,
@@ -1567,7 +1568,7 @@ def test_keras_json_does_not_turn_pictures():
     keras.config.set_image_data_format("channels_first")
     args = argparse.Namespace(deterministic=False, seed=0, dtype="float32")
     try:
-        train.configure(args)
+        job.configure(args)
         assert keras.config.image_data_format() == "channels_last"
     finally:
         keras.config.set_image_data_format("channels_last")
@@ -1731,7 +1732,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 def test_dtype_is_what_the_machine_computes(monkeypatch, flags, gpu, expected):
     monkeypatch.setattr(processor, "flags", lambda: frozenset(flags))
     monkeypatch.setattr(distribute, "has_gpu", lambda: gpu)
-    dtype, reason = train.choose_dtype()
+    dtype, reason = job.choose_dtype()
     assert dtype == expected
     if not gpu:
         assert processor.instruction_set() in reason

@@ -11,8 +11,6 @@ import os
 
 import keras
 
-STRATEGIES = ("none", "mirrored", "multi_worker")
-
 
 def has_gpu():
     """Tells whether Keras's backend has a GPU, or another accelerator."""
@@ -181,7 +179,7 @@ class DataParallel(Mirrored):
 
 
 def choose(name):
-    """Returns the strategy of a name in `STRATEGIES`.
+    """Returns the strategy of `train.py`'s name for it.
 
     Raises:
         ValueError: If the backend has none of that name, or if the
