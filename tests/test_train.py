@@ -1,6 +1,7 @@
 """Training: its data, recipes and batches, and the script as users run it."""
 
 import argparse
+import collections
 import csv
 import dataclasses
 import io
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import keras
 import numpy as np
@@ -698,7 +700,7 @@ def test_single_pictures_are_augmented_at_random():
     image = Image.fromarray((gradient // 13).astype("uint8"))
     for change in (
         augment.trivial_augment,
-        lambda image, random: augment.rand_augment(image, random, 7),
+        lambda image, random: augment.rand_augment(image, random, 7, (9, 9, 9)),
         augment.change_colours,
         lambda image, random: augment.resized_crop(image, 32, random),
     ):
@@ -726,25 +728,81 @@ def test_each_operation_does_what_its_name_says():
         "identity": (0, ramps),
         "shear_x": (0.25, ramp(0.25 * (y + 0.5), 0)),
         "shear_y": (0.25, ramp(0, 0.25 * (x + 0.5))),
-        "shift_x": (3.5, ramp(3, 0)),
-        "shift_y": (3.5, ramp(0, 3)),
+        "shift_x": (3.5, ramp(3.5, 0)),
+        "shift_y": (3.5, ramp(0, 3.5)),
         "rotate": (90, np.rot90(ramps)),
         "brightness": (-0.5, ramps / 2),
         "color": (0.5, grey[..., None] + 1.5 * (ramps - grey[..., None])),
         "contrast": (-0.5, (ramps + grey.mean()) / 2),
         "sharpness": (-0.5, (ramps + smooth) / 2),
-        "posterize": (6, ramps // 64 * 64),
-        "solarize": (155, np.where(ramps < 100, ramps, 255 - ramps)),
+        "posterize": (2, ramps // 64 * 64),
+        "solarize": (100, np.where(ramps < 100, ramps, 255 - ramps)),
+        "add": (30, np.where(ramps < 128, ramps + 30, ramps)),
         "autocontrast": (0, (ramps - [0, 0, 76]) * 255 / 124),
         # 32 pixels of each level, and Pillow's whole number of them, 3, a step.
         "equalize": (0, np.stack([x, y, 31 - x], -1) * 32 / 3),
+        "invert": (0, 255 - ramps),
     }
     assert expected.keys() == augment._OPERATIONS.keys()
     for name, (value, result) in expected.items():
-        found = np.asarray(augment._OPERATIONS[name][0](image, value))
+        found = np.asarray(augment._OPERATIONS[name](image, value, None))
         np.testing.assert_allclose(
             found[inside], result.clip(0, 255)[inside], atol=1.5, err_msg=name
         )
+
+
+def test_rand_augment_is_timms(monkeypatch):
+    """Operations and values of its `rand-m7-inc1`, on 200 pixels."""
+    expected = {
+        **dict.fromkeys(("shear_x", "shear_y"), 0.21),
+        **dict.fromkeys(("shift_x", "shift_y"), 63),
+        "rotate": 21,
+        **dict.fromkeys(("brightness", "color", "contrast"), 0.63),
+        "sharpness": 0.63,
+        **{"posterize": 2, "solarize": 77, "add": 77},
+        **dict.fromkeys(("autocontrast", "equalize", "invert"), 0),
+    }
+    applied = []
+    monkeypatch.setattr(
+        augment,
+        "_OPERATIONS",
+        {
+            name: lambda i, x, fill, name=name: (
+                applied.append((name, x, fill)) or i
+            )
+            for name in expected
+        },
+    )
+    random = np.random.default_rng(0)
+    exactly = types.SimpleNamespace(
+        random=random.random,
+        integers=random.integers,
+        normal=lambda mean, deviation: mean,
+    )
+    image, counts = Image.new("RGB", (200, 200)), collections.Counter()
+    for _ in range(4000):
+        done = len(applied)
+        augment.rand_augment(image, exactly, 7, [1, 2, 3])
+        counts[len(applied) - done] += 1
+    # Each of two with a probability of a half.
+    shares = [counts[i] / 4000 for i in range(3)]
+    np.testing.assert_allclose(shares, [0.25, 0.5, 0.25], atol=0.03)
+    assert {fill for _, _, fill in applied} == {(1, 2, 3)}
+    signs = collections.defaultdict(set)
+    for name, value, _ in applied:
+        assert abs(value) == pytest.approx(expected[name])
+        signs[name].add(np.sign(value))
+    assert signs.keys() == expected.keys()
+    signed = {name for name, found in signs.items() if -1 in found}
+    assert signed == set(list(expected)[:9])
+
+
+def test_rand_augment_at_its_strongest():
+    noise = np.random.default_rng(0).integers(256, size=(16, 16, 3))
+    image = Image.fromarray(noise.astype("uint8"))
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        augment.rand_augment(image, random, 10, (0, 0, 0))
 
 
 class Drawn:

@@ -69,44 +69,71 @@ def resized_crop(image, side, random):
     return ImageOps.fit(image, (side, side), _BILINEAR)
 
 
-def _moved(image, *matrix):
-    """Moves pixels; what is uncovered turns black."""
+def _moved(image, matrix, fill):
+    """Moves pixels; what is uncovered gets a colour, or black."""
+    affine = Image.Transform.AFFINE
     return image.transform(
-        image.size, Image.Transform.AFFINE, matrix, _BILINEAR
+        image.size, affine, matrix, _BILINEAR, fillcolor=fill
     )
 
 
-# Name: the operation, its strongest values in TrivialAugment and RandAugment,
-# and whether half of the values are negative. Source: as torchvision's
-# `TrivialAugmentWide` and `RandAugment`; RandAugment shifts by a share.
+def _add(image, x):
+    """Makes the darker half of all numbers greater, each colour's."""
+    table = [min(i + x, 255) if i < 128 else i for i in range(256)]
+    return image.point(3 * table)
+
+
+# Name: what is done to a picture, with a value and what is uncovered.
 # fmt: off
 _OPERATIONS = {
-    "identity": (lambda image, x: image, 0, 0, False),
-    "shear_x": (lambda i, x: _moved(i, 1, x, 0, 0, 1, 0), 0.99, 0.3, True),
-    "shear_y": (lambda i, x: _moved(i, 1, 0, 0, x, 1, 0), 0.99, 0.3, True),
-    "shift_x": (lambda i, x: _moved(i, 1, 0, int(x), 0, 1, 0), 32, None, True),
-    "shift_y": (lambda i, x: _moved(i, 1, 0, 0, 0, 1, int(x)), 32, None, True),
-    "rotate": (lambda i, x: i.rotate(x, _BILINEAR), 135, 30, True),
-    "brightness": (
-        lambda i, x: ImageEnhance.Brightness(i).enhance(1 + x), 0.99, 0.9, True
-    ),
-    "color": (
-        lambda i, x: ImageEnhance.Color(i).enhance(1 + x), 0.99, 0.9, True
-    ),
-    "contrast": (
-        lambda i, x: ImageEnhance.Contrast(i).enhance(1 + x), 0.99, 0.9, True
-    ),
-    "sharpness": (
-        lambda i, x: ImageEnhance.Sharpness(i).enhance(1 + x), 0.99, 0.9, True
-    ),
-    "posterize": (
-        lambda i, x: ImageOps.posterize(i, 8 - round(x)), 6, 4, False
-    ),
-    "solarize": (lambda i, x: ImageOps.solarize(i, 255 - x), 255, 255, False),
-    "autocontrast": (lambda i, x: ImageOps.autocontrast(i), 0, 0, False),
-    "equalize": (lambda i, x: ImageOps.equalize(i), 0, 0, False),
+    "identity": lambda i, x, fill: i,
+    "shear_x": lambda i, x, fill: _moved(i, (1, x, 0, 0, 1, 0), fill),
+    "shear_y": lambda i, x, fill: _moved(i, (1, 0, 0, x, 1, 0), fill),
+    "shift_x": lambda i, x, fill: _moved(i, (1, 0, x, 0, 1, 0), fill),
+    "shift_y": lambda i, x, fill: _moved(i, (1, 0, 0, 0, 1, x), fill),
+    "rotate": lambda i, x, fill: i.rotate(x, _BILINEAR, fillcolor=fill),
+    "brightness": lambda i, x, fill: ImageEnhance.Brightness(i).enhance(1 + x),
+    "color": lambda i, x, fill: ImageEnhance.Color(i).enhance(1 + x),
+    "contrast": lambda i, x, fill: ImageEnhance.Contrast(i).enhance(1 + x),
+    "sharpness": lambda i, x, fill: ImageEnhance.Sharpness(i).enhance(1 + x),
+    "posterize": lambda i, x, fill: ImageOps.posterize(i, x),
+    "solarize": lambda i, x, fill: ImageOps.solarize(i, x),
+    "add": lambda i, x, fill: _add(i, x),
+    "autocontrast": lambda i, x, fill: ImageOps.autocontrast(i),
+    "equalize": lambda i, x, fill: ImageOps.equalize(i),
+    "invert": lambda i, x, fill: ImageOps.invert(i),
 }
 # fmt: on
+
+# Half of their values are negative.
+_SIGNED = {
+    *("shear_x", "shear_y", "shift_x", "shift_y", "rotate"),
+    *("brightness", "color", "contrast", "sharpness"),
+}
+
+# Name: the value at strength 1, to which others are in proportion, or the
+# value as a function of the strength, 0..1, and the picture's side. Source:
+# torchvision's `TrivialAugmentWide`, and timm's `rand-…-inc1`.
+_TRIVIAL = {
+    "identity": 0,
+    **dict.fromkeys(("shear_x", "shear_y"), 0.99),
+    **dict.fromkeys(("shift_x", "shift_y"), lambda s, side: int(32 * s)),
+    "rotate": 135,
+    **dict.fromkeys(("brightness", "color", "contrast", "sharpness"), 0.99),
+    "posterize": lambda s, side: 8 - round(6 * s),
+    "solarize": lambda s, side: 255 - 255 * s,
+    **dict.fromkeys(("autocontrast", "equalize"), 0),
+}
+_RAND = {
+    **dict.fromkeys(("shear_x", "shear_y"), 0.3),
+    **dict.fromkeys(("shift_x", "shift_y"), lambda s, side: 0.45 * s * side),
+    "rotate": 30,
+    **dict.fromkeys(("brightness", "color", "contrast", "sharpness"), 0.9),
+    "posterize": lambda s, side: max(1, 4 - int(4 * s)),  # Pillow's least
+    "solarize": lambda s, side: 256 - int(256 * s),
+    "add": lambda s, side: int(110 * s),
+    **dict.fromkeys(("autocontrast", "equalize", "invert"), 0),
+}
 
 
 def trivial_augment(image, random):
@@ -118,31 +145,44 @@ def trivial_augment(image, random):
         image: `PIL.Image.Image` in RGB.
         random: `np.random.Generator`.
     """
-    operation, most, _, signed = _draw(random)
-    value = most * random.integers(31) / 30
-    return operation(image, _sign(random, signed) * value)
+    return _change(image, random, _TRIVIAL, random.integers(31) / 30, None)
 
 
-def rand_augment(image, random, magnitude):
-    """Applies two operations of about one strength.
+def rand_augment(image, random, magnitude, colour):
+    """Applies up to two operations of about one strength.
 
-    Source: Cubuk et al., https://arxiv.org/abs/1909.13719, with timm's
-    deviation of 0.5 from one picture to the next. timm, by which the recipes
-    of "ResNet strikes back" were made, leaves out each of the two with a
-    probability of 0.5, and has Invert and SolarizeAdd in place of the identity.
+    As timm does, by which the recipes of "ResNet strikes back" were made: each
+    of the two is left out with a probability of 0.5, and the strength deviates
+    by 0.5 from one to the next. timm draws bicubic interpolation, too; this is
+    bilinear.
+
+    Source: Cubuk et al., https://arxiv.org/abs/1909.13719, and
+    https://github.com/huggingface/pytorch-image-models.
 
     Args:
-        image: `PIL.Image.Image` in RGB.
+        image: `PIL.Image.Image` in RGB, a square.
         random: `np.random.Generator`.
         magnitude: 0..10.
+        colour: What is uncovered, three numbers in 0..255.
     """
     for _ in range(2):
-        operation, _, most, signed = _draw(random)
-        if most is None:
-            most = 150 / 331 * image.width
-        value = most * np.clip(random.normal(magnitude, 0.5), 0, 10) / 10
-        image = operation(image, _sign(random, signed) * value)
+        if random.random() < 0.5:
+            strength = np.clip(random.normal(magnitude, 0.5), 0, 10) / 10
+            image = _change(image, random, _RAND, strength, tuple(colour))
     return image
+
+
+def _change(image, random, values, strength, fill):
+    """Applies one of the operations in a table of values."""
+    name = list(values)[random.integers(len(values))]
+    value = values[name]
+    if callable(value):
+        value = value(strength, image.width)
+    else:
+        value = value * strength
+    if name in _SIGNED and random.random() < 0.5:
+        value = -value
+    return _OPERATIONS[name](image, value, fill)
 
 
 # Of ImageNet's colours, red, green and blue in 0..1: the directions in which
@@ -173,15 +213,8 @@ def change_colours(image, random):
     """
     names = "brightness", "contrast", "color"
     for i in random.permutation(3):
-        image = _OPERATIONS[names[i]][0](image, random.uniform(-0.4, 0.4))
+        change = _OPERATIONS[names[i]]
+        image = change(image, random.uniform(-0.4, 0.4), None)
     light = _DIRECTIONS @ (random.normal(0, 0.1, 3) * _VARIANCES)
     pixels = np.rint(np.asarray(image) + 255 * light)
     return Image.fromarray(np.clip(pixels, 0, 255).astype("uint8"))
-
-
-def _draw(random):
-    return list(_OPERATIONS.values())[random.integers(len(_OPERATIONS))]
-
-
-def _sign(random, signed):
-    return -1 if signed and random.random() < 0.5 else 1

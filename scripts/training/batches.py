@@ -29,6 +29,9 @@ from keras_resnext import pillow
 from keras_resnext.registry import IMAGENET_MEAN, usual
 from training import augment
 
+# In 0..255, each colour's; normalisation turns it to zero.
+_MEAN = [round(255 * mean) for mean in IMAGENET_MEAN]
+
 # Of all batches that are made ahead of time.
 _MOST_BYTES = 4 << 30
 
@@ -121,8 +124,7 @@ class Plan:
         else:
             images = _squares(images)[chosen]
         if recipe.crop == "pad":
-            colour = [round(255 * mean) for mean in IMAGENET_MEAN]
-            images = augment.pad_and_crop(images, random, colour)
+            images = augment.pad_and_crop(images, random, _MEAN)
         if recipe.crop == "reflect":
             images = augment.pad_and_crop(images, random)
         if recipe.flip:
@@ -143,7 +145,7 @@ class Plan:
         if recipe.augment == "trivial":
             image = augment.trivial_augment(image, random)
         if recipe.augment == "rand":
-            image = augment.rand_augment(image, random, recipe.magnitude)
+            image = augment.rand_augment(image, random, recipe.magnitude, _MEAN)
         if recipe.augment == "colours":
             image = augment.change_colours(image, random)
         return np.asarray(image)

@@ -56,9 +56,9 @@ class Recipe:
             `"fit"`: the whole, the same in each epoch.
         flip: Whether to mirror every second picture.
         augment: `"none"`, `"trivial"` (TrivialAugment), `"rand"`
-            (RandAugment, two operations) or `"colours"` (brightness,
+            (RandAugment, up to two operations) or `"colours"` (brightness,
             contrast, saturation and the colour of the light).
-        magnitude: Of RandAugment, 0..10; each picture's deviates by 0.5.
+        magnitude: Of RandAugment, 0..10; each operation's deviates by 0.5.
         mixup: Parameter of MixUp's beta distribution; 0 for none.
         cutmix: Parameter of CutMix's, 0..1; with both, every second batch has
             it.
