@@ -165,16 +165,23 @@ def test_more_in_a_block_is_not_left_out(library, name, net, tmp_path):
 
 
 @each
-@pytest.mark.parametrize("part", [0, 1, 2])
-def test_a_compiled_part(library, part, net, expected, tmp_path):
+@pytest.mark.parametrize(
+    ("part", "wrapper"),
+    [
+        *((part, "_orig_mod") for part in range(3)),
+        (1, "_checkpoint_wrapped_module"),
+        (2, "_fsdp_wrapped_module._checkpoint_wrapped_module"),
+    ],
+)
+def test_a_wrapped_part(library, part, wrapper, net, expected, tmp_path):
     """`torch.compile` of a stage, a block or a layer puts a name between."""
     path = tmp_path / "net.safetensors"
     block = LIBRARIES[library][1](0, 0)
     parts = block.split(".")
-    parts.insert(part, "_orig_mod")
-    compiled = ".".join(parts)
+    parts.insert(part, wrapper)
+    wrapped = ".".join(parts)
     arrays = renamed(net, library)
-    save_file({n.replace(block, compiled): a for n, a in arrays.items()}, path)
+    save_file({n.replace(block, wrapped): a for n, a in arrays.items()}, path)
     assert_same(values(tiny(weights=path)), expected)
 
 

@@ -16,8 +16,11 @@ from keras_resnext.weights.unread import Unread, printable, unique
 _STAGE = re.compile(r"(?:^|\.)(?=layer\d\.\d+\.)")
 _STEM = re.compile(r"(?:^|\.)(?=conv1\.(?:\d\.)?weight$)")
 
-# Of a network, or a part of it, that `torch.compile` made.
-_COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
+# Of a network, or a part of it, in a wrapper: `torch.compile`'s, activation
+# checkpointing's, and that of training in shards.
+_WRAPPER = re.compile(
+    r"(?<![^.])_(?:orig_mod|(?:checkpoint|fsdp)_wrapped_module)\."
+)
 
 # The first of a block, where `nn.Sequential(*resnet.children())` has left
 # numbers of the network's parts.
@@ -151,7 +154,7 @@ _LIBRARIES = (
 
 def is_of_network(name):
     """Whether an array of this name is of a block of a network."""
-    name = _COMPILED.sub("", name)
+    name = _WRAPPER.sub("", name)
     return any(library.block.search(name) for library in _LIBRARIES)
 
 
@@ -173,7 +176,7 @@ def strip(arrays):
         Unread: If there are several networks.
     """
     arrays = unique(
-        (_COMPILED.sub("", name), array)
+        (_WRAPPER.sub("", name), array)
         for name, array in arrays.items()
         # The number of models in an average: `torch.optim.swa_utils`.
         if name.rpartition(".")[2] != "n_averaged"
