@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -310,6 +311,33 @@ def own(tmp_path):
     picture = tmp_path / "green.png"
     Image.new("RGB", (20, 30), (0, 255, 0)).save(picture)
     return tmp_path / "own.keras", picture
+
+
+def test_networks_larger_than_their_files(own, tmp_path, capsys):
+    """Keras would make room for all of it before it finds no numbers."""
+    network, picture = own
+    with zipfile.ZipFile(network) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(parts["config.json"])
+    dense = config["config"]["layers"][-1]["config"]
+    dense["units"] = 10**12  # 16 TB
+    parts["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(tmp_path / "large.keras", "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
+    with zipfile.ZipFile(tmp_path / "packed.keras", "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part, zipfile.ZIP_DEFLATED)
+    for name, reason in (
+        ("large", "its network has 4,000,000,000,000 numbers, and the file "),
+        ("packed", "its entries are compressed or overlap"),
+    ):
+        words = ["predict", str(picture), "--network", str(network)]
+        words[-1] = str(tmp_path / f"{name}.keras")
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 2
+        assert reason in capsys.readouterr().err
 
 
 def test_predict_with_an_own_network(own, tmp_path, capsys):

@@ -4,14 +4,13 @@ import dataclasses
 import functools
 import json
 import pathlib
-import re
 import sys
 
 import keras
 import numpy as np
 
 from keras_resnext import preprocessing, resnext, weights
-from keras_resnext.commands import random_weights
+from keras_resnext.commands import keras_files, random_weights
 from keras_resnext.export.formats import PICTURES
 from keras_resnext.export.preparing import row_for
 from keras_resnext.registry import (
@@ -23,10 +22,6 @@ from keras_resnext.registry import (
     usual,
 )
 from keras_resnext.weights import hub
-
-# Before it a file can have Keras run code (CVE-2025-9906, CVE-2025-49655,
-# CVE-2026-1462), or read any other file (CVE-2025-12058).
-_SAFE_KERAS = (3, 13, 2)
 
 
 def load(args, resize=None, crop=None, assume=False):
@@ -53,7 +48,7 @@ def load(args, resize=None, crop=None, assume=False):
     known = row is not None
     model = side = None
     if file is not None and file.suffix == ".keras":
-        model = load_keras(file)
+        model = keras_files.load(file)
     if assume and not known:
         if model is not None:
             require_classifier(model, None)
@@ -99,34 +94,6 @@ def load(args, resize=None, crop=None, assume=False):
         images = np.stack([transform(picture) for picture in PICTURES])
         random_weights.fill(model, images)
     return model, row
-
-
-def load_keras(file):
-    """Returns the network of a .keras file, which may be anybody's.
-
-    Raises:
-        ValueError: If it cannot be read, or Keras would run what is in it.
-        OSError: If there is no such file.
-    """
-    with open(file, "rb"):  # says why, if it cannot be
-        pass
-    found = tuple(map(int, re.findall(r"\d+", keras.__version__)[:3]))
-    if found < _SAFE_KERAS:
-        raise ValueError(
-            f"Keras {'.'.join(map(str, _SAFE_KERAS))} or newer is required to "
-            "load a .keras file: older ones may run code in it. Received: "
-            f"Keras {keras.__version__}. Upgrade it: `pip install -U keras`."
-        )
-    try:
-        return keras.models.load_model(file, compile=False)
-    except MemoryError:
-        raise
-    except Exception as error:  # Keras raises a dozen different ones.
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ValueError(
-            "A .keras file that Keras can load is required. Received: "
-            f"{file} ({reason}). Write it again, or pass another one."
-        ) from error
 
 
 def read_labels(file):

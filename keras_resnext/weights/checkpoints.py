@@ -18,6 +18,7 @@ from keras_resnext.weights.torch_files import MAX_NAME
 from keras_resnext.weights.unread import (
     MAX_JSON,
     Unread,
+    check_stored,
     parse,
     printable,
     unique,
@@ -247,20 +248,7 @@ def _read_zip(path):
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         _check_kind(names)
-        # Both writers store without compression, so this refuses no file of
-        # theirs, and neither compressed nor overlapping entries can inflate.
-        entries = archive.infolist()
-        claimed = sum(entry.file_size for entry in entries)
-        if claimed > path.stat().st_size or any(
-            entry.compress_type != zipfile.ZIP_STORED
-            or entry.compress_size != entry.file_size
-            for entry in entries
-        ):
-            raise Unread(
-                "its entries are compressed or overlap",
-                "Save it again with `torch.save` or `model.save`, or put the "
-                "unpacked entries into a zip file without compression.",
-            )
+        check_stored(archive, path.stat().st_size)
         if any(name.endswith("data.pkl") for name in names):
             return torch_names.strip(torch_files.read_zip(archive))
         with archive.open("config.json") as file:

@@ -1,6 +1,7 @@
 """What is refused in a file of any format, and how that is said."""
 
 import json
+import zipfile
 
 # Far above what any network needs, names of 22,000 classes included: bytes of
 # JSON, and values in it, each of which takes up to 300 bytes of memory.
@@ -34,6 +35,32 @@ def printable(text, length=100):
     if len(text) > length:
         text = f"{text[: length - 20]}...{text[-20:]}"
     return text.encode("unicode_escape").decode()
+
+
+def check_stored(archive, size):
+    """Refuses a zip file whose entries would take more bytes than it has.
+
+    PyTorch and Keras store without compression, so this refuses no file of
+    theirs, and neither compressed nor overlapping entries can inflate.
+
+    Args:
+        archive: `zipfile.ZipFile` of a file.
+        size: Bytes of that file.
+
+    Raises:
+        Unread: if entries are compressed or overlap.
+    """
+    entries = archive.infolist()
+    if sum(entry.file_size for entry in entries) > size or any(
+        entry.compress_type != zipfile.ZIP_STORED
+        or entry.compress_size != entry.file_size
+        for entry in entries
+    ):
+        raise Unread(
+            "its entries are compressed or overlap",
+            "Save it again with `torch.save` or `model.save`, or put the "
+            "unpacked entries into a zip file without compression.",
+        )
 
 
 def parse(file):
