@@ -1294,6 +1294,47 @@ def test_the_moving_average_is_tested_and_saved(vectors, tmp_path):
     np.testing.assert_array_equal(place.arrays[0], others[-1][0])
 
 
+@pytest.mark.parametrize("ema", [0.8, 0])
+def test_the_moving_average_has_statistics_of_its_own(vectors, tmp_path, ema):
+    recipe = dataclasses.replace(PLAIN, ema=ema, epochs=2)
+    x = inputs = keras.Input((4,))
+    for layer in (
+        keras.layers.Dense(5, name="dense"),
+        keras.layers.BatchNormalization(momentum=0.9, name="counts"),
+        keras.layers.BatchNormalization(trainable=False, name="frozen"),
+        keras.layers.Dense(3, name="predictions"),
+    ):
+        x = layer(x)
+    model = keras.Model(inputs, x)
+    models.compile_model(model, recipe, 1000)
+    place, noted = _learn(recipe, model, vectors, tmp_path)
+    trained = noted[-1]  # the last weights are those of the last step
+    saved = keras.models.load_model(tmp_path / "model.keras")
+    for one, other in zip(
+        saved.get_weights(), model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+    kernel, bias = model.get_layer("dense").get_weights()
+    statistics = model.get_layer("counts").get_weights()[2:]
+    expected = trained[4:6]
+    assert np.abs(kernel - trained[0]).max() > 1e-3 or not ema
+    plan = batches.Plan(vectors, recipe, 32, 0)
+    for step in range(44 if ema else 0):
+        chosen, *_ = plan.batch(2 + step // plan.steps, step % plan.steps)
+        y = chosen @ kernel + bias
+        expected = [
+            0.9 * old + 0.1 * new
+            for old, new in zip(expected, (y.mean(0), y.var(0)), strict=True)
+        ]
+    np.testing.assert_allclose(statistics, expected, rtol=1e-4, atol=1e-5)
+    frozen = model.get_layer("frozen").get_weights()[2:]
+    np.testing.assert_array_equal(frozen, [np.zeros(5), np.ones(5)])
+    # What goes on is the training itself, with its own.
+    for one, last in zip(place.arrays, trained, strict=False):
+        np.testing.assert_array_equal(one, last)
+
+
 @pytest.mark.parametrize("killed", ["evaluate", "save"])
 def test_killed_in_a_test_only_that_is_done_again(
     vectors, tmp_path, monkeypatch, killed

@@ -16,6 +16,10 @@ from keras import ops
 from common import data
 from training import batches, models, recipes, report, resume
 
+# Batches after which statistics of normalisation, of which each batch replaces
+# a tenth, have 1 % left of the earlier ones.
+_COUNTED = 44
+
 
 @dataclasses.dataclass
 class Phase:
@@ -134,6 +138,8 @@ def learn(phase, run, args, strategy, progress, board):
         )
     if run.arrays is not None:
         run.restore(variables)
+    if run.epoch == phase.last:  # as an earlier run left it
+        take_average(phase, recipe.epochs, args.seed, strategy)
     for epoch in range(run.epoch, phase.last):
         done = epoch + 1 - phase.first
         test = done % args.test_every == 0 or done == recipe.epochs
@@ -146,15 +152,14 @@ def learn(phase, run, args, strategy, progress, board):
             if test:  # killed in it, that alone is done again
                 run.step = phase.steps
                 run.write()
-        else:
-            model.optimizer.finalize_variable_values(model.trainable_variables)
         if test:
-            # With a moving average, `fit` has put it in place of the weights.
+            take_average(phase, done, args.seed, strategy)
             run.rows[-1] |= evaluate(phase, strategy)
             models.save(phase.network, recipe, args.out / "model.keras")
         run.rows[-1]["seconds"] = round(run.seconds, 3)
         run.epoch, run.step = epoch + 1, 0
-        run.restore(variables)
+        if run.epoch < phase.last:
+            run.restore(variables)
         # The state comes last: killed before, all of this is done again.
         report.write_log(args.out / "log.csv", run.rows)
         run.write()
@@ -162,7 +167,6 @@ def learn(phase, run, args, strategy, progress, board):
         progress.bar.write(report.describe(run.rows[-1]))
         if run.interrupted:
             raise KeyboardInterrupt
-    model.optimizer.finalize_variable_values(model.trainable_variables)
 
 
 def _require_finite(loss, epoch):
@@ -172,6 +176,65 @@ def _require_finite(loss, epoch):
             f"The loss must stay finite. Received: a loss of {loss} in epoch "
             f"{epoch}. Pass a lower --learning-rate and another --out."
         )
+
+
+def take_average(phase, done, seed, strategy):
+    """Puts the weights' moving average in their place, if there is one.
+
+    It gets statistics of normalisation of its own, from what the network would
+    be trained with next: the network's own are those of other weights.
+
+    Source: section 3.2 of https://arxiv.org/abs/1803.05407.
+
+    Args:
+        phase: A `Phase`.
+        done: Number of its epochs that are complete.
+        seed: Of the training.
+        strategy: Of `distribute`.
+    """
+    phase.model.optimizer.finalize_variable_values(
+        phase.model.trainable_variables
+    )
+    counting = [
+        layer
+        for layer in phase.model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and layer.trainable
+    ]
+    if not phase.recipe.ema or not counting:
+        return
+    model = strategy.on_one_device(phase.model)
+    learning = _Learning(model)
+    stream = batches.Stream(_plan(phase, done - 1, seed))
+    for epoch in range(-(-_COUNTED // phase.steps)):
+        learning.predict(
+            stream.epoch(phase.first + done + epoch),
+            steps=min(_COUNTED - epoch * phase.steps, phase.steps),
+            verbose=0,
+        )
+    for layer in counting:
+        for name in ("moving_mean", "moving_variance"):
+            new = getattr(model.get_layer(layer.name), name)
+            getattr(layer, name).assign(ops.convert_to_numpy(new))
+
+
+class _Learning(keras.Model):
+    """A network that `predict` runs as `fit` does, but for its gradients."""
+
+    def __init__(self, network):
+        super().__init__(name="learning")
+        self.network = network
+
+    def call(self, inputs):
+        # `predict` keeps the outputs, of which one is enough.
+        return self.network(inputs, training=True)[:, :1]
+
+
+def _plan(phase, epoch, seed, *worker):
+    """Returns the batches of an epoch, which the phase counts from 0."""
+    sizes = phase.recipe.sizes
+    size = sizes[min(epoch, len(sizes) - 1)]
+    return batches.Plan(phase.train, phase.recipe, size, seed, *worker)
 
 
 def evaluate(phase, strategy):
@@ -186,10 +249,8 @@ def evaluate(phase, strategy):
 
 def train_epoch(phase, epoch, variables, run, args, strategy, progress):
     """Trains for the rest of an epoch; returns its means and the last rate."""
-    sizes = phase.recipe.sizes
-    size = sizes[min(epoch - phase.first, len(sizes) - 1)]
-    plan = batches.Plan(
-        *(phase.train, phase.recipe, size, args.seed),
+    plan = _plan(
+        *(phase, epoch - phase.first, args.seed),
         *(strategy.worker, strategy.workers),
     )
     stream = batches.Stream(plan)

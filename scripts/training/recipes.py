@@ -39,8 +39,8 @@ class Recipe:
         warm_up: Share of the training in which the rate rises from zero.
         weight_decay: As the source states it; not on normalisation and biases.
         ema: Momentum of the weights' moving average, per step; 0 for none.
-            It begins with the weights of the first step, and the statistics
-            of normalisation are the network's own.
+            It begins with the weights of the first step, and gets statistics
+            of normalisation of its own.
         loss: `"softmax"` cross-entropy, or `"sigmoid"`: one for each class.
         label_smoothing: Share of the target spread over all classes.
         sizes: Side of the pictures in each epoch, in pixels; the last one
