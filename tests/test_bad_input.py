@@ -430,11 +430,15 @@ def test_workers_that_write_elsewhere_need_no_lock(
     assert os.listdir("run") == ["training.lock"]
 
 
-def test_ctrl_c_ends_the_step_and_keeps_the_state(small, monkeypatch, capsys):
+@pytest.mark.parametrize("step", [0, 1])
+def test_ctrl_c_ends_the_step_and_keeps_the_state(
+    small, monkeypatch, capsys, step
+):
+    """The last step of an epoch as any other: no test follows."""
     end = resume.Saver.on_train_batch_end
 
     def press(saver, batch, logs=None):
-        if saver.run.epoch == 1:
+        if (saver.run.epoch, batch) == (1, step):
             os.kill(os.getpid(), signal.SIGINT)
         end(saver, batch, logs)
 
@@ -446,7 +450,7 @@ def test_ctrl_c_ends_the_step_and_keeps_the_state(small, monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == "Interrupted."
     with np.load("run/state.npz") as file:
         about = json.loads(str(file["about"]))
-    assert (about["epoch"], about["step"]) == (1, 1)
+    assert (about["epoch"], about["step"]) == (1, step + 1)
     # Started again, it ends as if it had not been stopped.
     monkeypatch.setattr(resume.Saver, "on_train_batch_end", end)
     for out in ("run", "whole"):

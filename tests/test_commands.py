@@ -340,6 +340,20 @@ def test_networks_larger_than_their_files(own, tmp_path, capsys):
         assert reason in capsys.readouterr().err
 
 
+def test_networks_that_were_compiled(own, capsys):
+    """With a loss that only their training had."""
+    network, picture = own
+
+    def own_loss(truth, found):
+        return keras.ops.mean(found)
+
+    model = keras.models.load_model(network)
+    model.compile("adam", own_loss)
+    model.save(network)
+    assert main(["predict", str(picture), "--network", str(network)]) == 0
+    assert "class 1" in capsys.readouterr().out
+
+
 def test_predict_with_an_own_network(own, tmp_path, capsys):
     network, picture = own
     words = ["predict", str(picture), "--network", str(network), "--top", "2"]

@@ -63,6 +63,7 @@ def _check_size(file):
         unread.check_stored(archive, size)
         with archive.open("config.json") as entry:
             config = unread.parse(entry)
+    config["compile_config"] = None  # which may have what is not here
     # In a thread, to which what Keras would still initialise is bound.
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         numbers = pool.submit(_count_numbers, config).result()

@@ -152,6 +152,8 @@ def learn(phase, run, args, strategy, progress, board):
             if test:  # killed in it, that alone is done again
                 run.step = phase.steps
                 run.write()
+                if run.interrupted:
+                    raise KeyboardInterrupt
         if test:
             take_average(phase, done, args.seed, strategy)
             run.rows[-1] |= evaluate(phase, strategy)
