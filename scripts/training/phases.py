@@ -186,7 +186,7 @@ def take_average(phase, done, seed, strategy):
     It gets statistics of normalisation of its own, from what the network would
     be trained with next: the network's own are those of other weights.
 
-    Source: section 3.2 of https://arxiv.org/abs/1803.05407.
+    Source: Izmailov et al., https://arxiv.org/abs/1803.05407.
 
     Args:
         phase: A `Phase`.
