@@ -1713,7 +1713,7 @@ def test_errors_go_back_to_another_backend(least, tmp_path):
     least.save(tmp_path / "model.keras")
     images = np.zeros((2, 32, 32, 3), "float32")
     options = {"path": tmp_path, "format": "onnx"}
-    job = [images], [np.asarray(least(images))], options
+    job = export, [images], [np.asarray(least(images))], options
     (tmp_path / "job").write_bytes(pickle.dumps(job))
     elsewhere._main(tmp_path)
     error = pickle.loads((tmp_path / "answer").read_bytes())

@@ -177,7 +177,7 @@ def export(
         options |= {"path": path, "format": format, "precision": precision}
         options |= {"version": version, "tolerance": tolerance}
         options |= {"batch": batch, "max_loss": max_loss}
-        return elsewhere.export(model, options)
+        return elsewhere.run(export, model, options)
     if format == "fastest":
         require(
             version is None,

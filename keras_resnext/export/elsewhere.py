@@ -22,12 +22,13 @@ from keras_resnext.arguments import require
 _TOLERANCE = 1e-4  # between two backends, relative to the greatest output
 
 
-def export(model, options):
+def run(export, model, options):
     """Exports a model from a backend that is not TensorFlow.
 
     Args:
+        export: `keras_resnext.export.export`, which that process calls.
         model: Keras model whose layers are Keras's and this package's.
-        options: The other arguments of `keras_resnext.export.export`.
+        options: The other arguments of `export`.
 
     Returns:
         Its `Report`.
@@ -54,7 +55,7 @@ def export(model, options):
     with tempfile.TemporaryDirectory(prefix="keras_resnext-") as folder:
         model.save(pathlib.Path(folder, "model.keras"))
         job = pathlib.Path(folder, "job")
-        job.write_bytes(pickle.dumps((inputs, outputs, options)))
+        job.write_bytes(pickle.dumps((export, inputs, outputs, options)))
         done = subprocess.run(
             [sys.executable, "-m", "keras_resnext.export.elsewhere", folder],
             env=os.environ
@@ -93,12 +94,11 @@ def _some_inputs(model):
 
 def _main(folder):
     """Does a job and leaves its answer, a `Report` or an exception."""
-    from keras_resnext.export import artifact
-
     job = pathlib.Path(folder, "job").read_bytes()
-    inputs, outputs, options = pickle.loads(job)  # of the process that waits
+    # Of the process that waits; its function comes as the name of a module's.
+    export, inputs, outputs, options = pickle.loads(job)
     try:
-        answer = artifact.export(_load(folder, inputs, outputs), **options)
+        answer = export(_load(folder, inputs, outputs), **options)
     except (ValueError, ImportError, OSError) as error:
         answer = type(error)(str(error))
     part = pathlib.Path(folder, "part")
