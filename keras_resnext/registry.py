@@ -18,6 +18,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("bilinear", "bicubic")
 CROP_MODES = ("center", "squash", "border")
+# What a `Checkpoint` says of how pictures are prepared.
+PREPROCESSING = (
+    *("resize", "crop", "crop_mode"),
+    *("interpolation", "mean", "std"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -382,6 +382,7 @@ def test_predict_with_an_own_network(own, tmp_path, capsys):
             assert f"{sentence}{labels} (" in error
     # As train.py writes it.
     options = {"test_size": 8, "sizes": [8], "test_resize": None}
+    options |= {"model": "resnext29", "weights": "cifar10"}
     names = ["rouge", "vert", "bleu"]
     text = json.dumps({"options": options, "classes": names})
     (tmp_path / "result.json").write_text(text)
@@ -391,6 +392,7 @@ def test_predict_with_an_own_network(own, tmp_path, capsys):
     for changes in (
         *({"test_size": side} for side in (60_000, "32", -3, 32.5)),
         {"test_resize": 10**6},
+        {"model": ["resnext29"]},
         {"classes": [1, 2, 3]},
         {"classes": ["rouge", "vert", "\x1b[2J"]},
         {"test_size": None, "sizes": []},

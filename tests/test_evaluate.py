@@ -104,6 +104,7 @@ def trained(tmp_path):
     path.parent.mkdir()
     colour_net(2, {0: (1, 0, 0), 1: (0, 0, 1)}).save(path)
     options = {"test_size": 32, "test_resize": 32, "holdout": 0.5, "seed": 1}
+    options |= {"model": "resnext29", "weights": None}
     result = {"classes": ["blue", "red"], "options": options}
     path.with_name("result.json").write_text(json.dumps(result))
     return path

@@ -64,6 +64,7 @@ def test_page(model, folder, tmp_path, run_here):
     )
     # The pictures' size is train.py's.
     options = {"test_size": None, "sizes": [8, 16], "test_resize": None}
+    options |= {"model": "resnext29", "weights": None}
     (model.parent / "result.json").write_text(
         json.dumps({"options": options, "classes": ["a", "b"]})
     )

@@ -55,7 +55,7 @@ from keras_resnext.export import (
 )
 from keras_resnext.export.folding import fold
 from keras_resnext.preprocessing import eval_transform
-from keras_resnext.registry import ARCHITECTURES
+from keras_resnext.registry import ARCHITECTURES, CHECKPOINTS
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("export is TensorFlow's", allow_module_level=True)
@@ -1398,6 +1398,7 @@ def test_all_commands_give_whole_numbers_to_what_takes_them(
 def test_command_line_takes_what_training_wrote(least, tmp_path):
     least.save(tmp_path / "model.keras")
     options = {"test_size": 32, "sizes": [24], "test_resize": None}
+    options |= {"model": "resnext29", "weights": "cifar10"}
     result = {"options": options, "classes": list("abcdefghij")}
     (tmp_path / "result.json").write_text(json.dumps(result))
     pytest.importorskip(PACKAGES["onnx"], reason="a runtime is missing")
@@ -1407,6 +1408,8 @@ def test_command_line_takes_what_training_wrote(least, tmp_path):
     facts = facts_in_onnx(tmp_path / "model.onnx")
     assert facts["labels"] == list("abcdefghij")
     assert (facts["resize"], facts["crop"]) == (32, 32)
+    assert facts["checkpoint"] == f"resnext29/{tmp_path.name}"
+    assert facts["licence"] == CHECKPOINTS["resnext29", "cifar10"].licence
 
 
 @pytest.mark.slow
@@ -1495,6 +1498,7 @@ def test_networks_have_the_preprocessing_of_their_training(
         file.write_text(content)
         assert networks.load(arguments)[1] is None
     options = {"test_size": None, "sizes": [24, 32], "test_resize": 36}
+    options |= {"model": "resnext29", "weights": None}
     names = list("abcdefghij")
     file.write_text(json.dumps({"options": options, "classes": names}))
     model, row = networks.load(arguments)
@@ -1503,7 +1507,10 @@ def test_networks_have_the_preprocessing_of_their_training(
     _, row = networks.load(arguments, resize=40)
     assert (row.resize, row.crop) == (40, 32)
     arguments.checkpoint = "resnet50/imagenet1k_v2"
-    assert networks.load(arguments)[1].tag == "imagenet1k_v2"
+    row = networks.load(arguments)[1]
+    assert (row.resize, row.crop, row.labels) == (232, 224, tuple(names))
+    # Weights are no other ones by another preprocessing.
+    assert (row.tag, row.licence) == (tmp_path.name, "unknown")
     # The same for the weights alone, which train.py writes, too.
     shallow = dataclasses.replace(ARCHITECTURES["resnext29"], depths=(1, 1, 1))
     monkeypatch.setitem(ARCHITECTURES, "resnext29", shallow)

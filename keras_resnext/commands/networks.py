@@ -15,6 +15,7 @@ from keras_resnext.export.formats import PICTURES
 from keras_resnext.export.preparing import row_for
 from keras_resnext.registry import (
     CHECKPOINTS,
+    PREPROCESSING,
     Checkpoint,
     advise,
     find_architecture,
@@ -163,10 +164,11 @@ def find(args):
     file = None if isinstance(source, Checkpoint) else source
     row = trained(file) if file else source
     if args.checkpoint is not None:
-        own, row = row, preprocessing.eval_transform(args.checkpoint).checkpoint
-        if own is not None:  # its classes are known; a stranger's may have none
-            labels = () if own.hub and own.labels is None else own.labels
-            row = dataclasses.replace(row, classes=own.classes, labels=labels)
+        named = preprocessing.eval_transform(args.checkpoint).checkpoint
+        if row is None:  # of whose weights nothing is known
+            return file, dataclasses.replace(named, licence="unknown")
+        taken = {name: getattr(named, name) for name in PREPROCESSING}
+        row = dataclasses.replace(row, **taken)
     return file, row
 
 
@@ -241,8 +243,9 @@ def trained(file):
     It says so in result.json, beside the file.
 
     Returns:
-        A `Checkpoint`, whose labels are the classes' names; `None` where
-        there is no such file, or what it says cannot be.
+        A `Checkpoint`, whose labels are the classes' names, its tag that of
+        the folder, its licence that of the weights from which the training
+        began; `None` where there is no such file, or what it says cannot be.
     """
     try:
         text = file.with_name("result.json").read_text("utf-8")
@@ -250,15 +253,26 @@ def trained(file):
         options, classes = result["options"], tuple(result["classes"])
         crop = options["test_size"] or options["sizes"][-1]
         resize = options["test_resize"] or crop
+        architecture, start = options["model"], options["weights"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None  # It may be anybody's, as the network is.
     if not all(
         type(side) is int and 0 < side <= hub.MAX_SIDE
         for side in (resize, crop)
     ) or not all(
-        isinstance(name, str) and name.isprintable() for name in classes
+        isinstance(name, str) and name.isprintable()
+        for name in (architecture, *classes)
     ):
         return None
+    try:
+        licence = resolve(architecture, start, True).licence
+    except ValueError:  # random ones, or anybody's
+        licence = "unknown"
     return dataclasses.replace(
-        usual(resize, crop), classes=len(classes), labels=classes
+        usual(resize, crop),
+        architecture=architecture,
+        tag=file.absolute().parent.name,
+        licence=licence,
+        classes=len(classes),
+        labels=classes,
     )
