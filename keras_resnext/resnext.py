@@ -755,7 +755,8 @@ def ResNeXt29(  # noqa: D417
 
     Args:
         weights: `"cifar10"` for the weights that ship with the package, the
-            path of a file, or `None` for random values.
+            path of a file, `"hf://USER/NAME"` on the Hugging Face hub, or
+            `None` for random values.
         input_shape: Shape of one image, `(32, 32, 3)` by default; other sizes
             and `None` work as well.
         groups: The paper's cardinality, 8 or 16 there; by default that of the

@@ -1,8 +1,10 @@
-"""Draws the accuracy of every checkpoint against what it costs.
+"""Draws the accuracy of checkpoints against what they cost.
 
     python scripts/accuracy.py docs/logs/accuracy.png
 
-The numbers are the registry's, those that `keras-resnext list` prints. GMACs
+The checkpoints are the best permissive one of each architecture and size of
+picture; named are those that are at least half a point better than all that are
+cheaper. The numbers are those that `keras-resnext list` prints, but GMACs
 are those of the picture's size in the test, not of 224 pixels. Needs
 matplotlib: `pip install ".[examples]"`.
 """
@@ -15,7 +17,10 @@ from keras_resnext.commands import console  # first: for Ctrl-C
 from common import files, pictures
 from keras_resnext import registry
 
-_FAMILIES = ("resnet", "wide resnet", "resnext", "se", "se, anti-aliased")
+_FAMILIES = (
+    *("ResNet", "Wide ResNet", "ResNeXt"),
+    *("squeeze-and-excitation", "the same, anti-aliased"),
+)
 
 
 def points():
@@ -44,12 +49,12 @@ def points():
 def family(net):
     """Returns the name of the networks that are alike."""
     if net.anti_aliased:
-        return "se, anti-aliased"
+        return "the same, anti-aliased"
     if net.squeeze_excite:
-        return "se"
+        return "squeeze-and-excitation"
     if net.groups > 1:
-        return "resnext"
-    return "wide resnet" if net.width_per_group > 64 else "resnet"
+        return "ResNeXt"
+    return "Wide ResNet" if net.width_per_group > 64 else "ResNet"
 
 
 def draw(path):

@@ -7,16 +7,17 @@ r"""Trains a network, or fine-tunes one, and writes its weights.
         --weights cifar10 --out runs/flowers
 
 --data is an .npz file, a folder of class folders, or a TensorFlow dataset;
-common/data.py describes them. --recipe is one of training/recipes.py, and each
-of its fields is an option here as well.
+scripts/common/data.py describes them. --recipe is one of
+scripts/training/recipes.py, and each of its fields is an option here as well.
 
 Killed at any moment and started again with the same options, a training goes
 on from its last state and ends with the weights it would have had. Ctrl-C
 first ends the step and writes the state.
 
-Writes into --out: state.npz; after each epoch log.csv and tensorboard/ (to look
-at with `tensorboard --logdir OUT/tensorboard`); with each test model.keras; and
-at the end weights.safetensors (float16), training.png and result.json.
+Writes into --out: state.npz, and features.npz of frozen networks; after each
+epoch log.csv and tensorboard/ (to look at with `tensorboard --logdir
+OUT/tensorboard`); with each test model.keras; and at the end training.png,
+result.json and weights.safetensors (float16).
 """
 
 import argparse
@@ -119,7 +120,8 @@ def _add_options(parser):
         )
     add(
         "--weights",
-        help="a tag or a file to start from (default: random numbers)",
+        help="a tag, a file or hf://USER/NAME to start from\n"
+        "(default: random numbers)",
     )
     add(
         "--accept-noncommercial",

@@ -34,7 +34,7 @@ class _Help(argparse.RawTextHelpFormatter):
         named = action.option_strings and action.nargs != 0
         if isinstance(action, argparse.BooleanOptionalAction):
             named = True
-        if not named or action.default in (None, argparse.SUPPRESS):
+        if not named or action.default in (None, [], (), argparse.SUPPRESS):
             return text
         return f"{text} (default: {_spelt(action.default)})"
 
