@@ -5,7 +5,7 @@ import numbers
 import keras
 import numpy as np
 
-from keras_resnext.registry import require
+from keras_resnext.registry import is_count, require, require_count
 
 # How much smaller than the image the stem's output is.
 STEM_STRIDE = {"imagenet": 4, "cifar": 1, "deep": 4, "tiered": 4, "legacy": 4}
@@ -32,31 +32,19 @@ def check_structure(row):
         stem=row.stem,
     )
     require(
-        np.ndim(row.depths) == 1
+        isinstance(row.depths, (list, tuple, np.ndarray))
         and len(row.depths) > 0
-        and all(map(_positive, row.depths)),
+        and all(map(is_count, row.depths)),
         "`depths` must be positive integers, one for each stage",
         "ResNeXt-50 has (3, 4, 6, 3).",
         depths=row.depths,
     )
-    require(
-        _positive(row.groups),
-        "`groups` must be a positive integer",
-        "ResNeXt-50 32x4d has 32.",
-        groups=row.groups,
-    )
-    require(
-        _positive(row.width_per_group),
-        "`width_per_group` must be a positive integer",
-        "ResNeXt-50 32x4d has 4.",
-        width_per_group=row.width_per_group,
-    )
-    require(
-        _positive(row.planes),
-        "`planes` must be a positive integer",
-        "Leave it out for 64.",
-        planes=row.planes,
-    )
+    for field, advice in (
+        ("groups", "ResNeXt-50 32x4d has 32."),
+        ("width_per_group", "ResNeXt-50 32x4d has 4."),
+        ("planes", "Leave it out for 64."),
+    ):
+        require_count(advice, **{field: getattr(row, field)})
     require(
         row.planes * row.width_per_group >= 64,
         "`width_per_group` must leave each group a channel: at least 64 / "
@@ -72,7 +60,7 @@ def check_structure(row):
     )
     deep = row.stem in ("deep", "tiered")
     require(
-        _positive(row.stem_width)
+        is_count(row.stem_width)
         and (row.stem_width == 32 or deep)
         and (row.stem_width % 4 == 0 or row.stem != "tiered"),
         "`stem_width` must be a positive integer, of a deep stem only, and a "
@@ -159,13 +147,13 @@ def check_input_shape(input_shape, include_top, row, least, stride, weights):
     )
     *size, channels = input_shape if last else input_shape[::-1]
     require(
-        _positive(channels),
+        is_count(channels),
         "The number of channels must be a positive integer",
         f"`input_shape` is {layout}.",
         input_shape=input_shape,
     )
     require(
-        all(s is None or (_positive(s) and s >= least) for s in size),
+        all(s is None or (is_count(s) and s >= least) for s in size),
         f"Images must be at least {least}x{least} pixels",
         "Enlarge the images, or build a network of fewer stages.",
         input_shape=input_shape,
@@ -214,11 +202,8 @@ def check_rate(name, value):
 
 def check_classes(classes):
     """Checks a number of classes."""
-    require(
-        _positive(classes),
-        "`classes` must be a positive integer",
-        "Use include_top=False for a network without classes.",
-        classes=classes,
+    require_count(
+        "Use include_top=False for a network without classes.", classes=classes
     )
 
 
@@ -251,9 +236,3 @@ def check_top(include_top, pooling, classes, classifier_activation, weights):
         f"`keras_resnext.transfer.replace_top(model, {classes})`.",
         classes=classes,
     )
-
-
-def _positive(value):
-    # NumPy's integers are welcome: `classes=labels.max() + 1`.
-    whole = isinstance(value, (int, np.integer)) and value is not True
-    return whole and value > 0

@@ -149,6 +149,14 @@ def recast(model, dtype):
     def clone(op):
         if has_graph(op):
             return recast(op, dtype)
+        if (
+            type(op) is keras.layers.TimeDistributed  # hides a whole network
+            and has_graph(op.layer)
+        ):
+            inner = recast(op.layer, dtype)
+            if inner is op.layer:
+                return op
+            return type(op)(inner, name=op.name, dtype=dtype)
         return copy(op, dtype=dtype) if differs(op) else op
 
     def differs(op):

@@ -129,17 +129,8 @@ class GroupedConv2D(keras.layers.Conv2D):
         dtype = keras.backend.standardize_dtype(inputs.dtype)
         if not _trains_directly(dtype):
             return self._split(inputs, kernel)
-        outputs = self._direct(inputs, kernel)
-        # Keeps Grappler from fusing what follows: a graph traced here may be
-        # served where oneDNN is off, and there the fused operation has no
-        # groups.
-        return tf.ensure_shape(outputs, outputs.shape)
-
-    def _direct(self, inputs, kernel):
-        import tensorflow as tf
-
         channels_last = self.data_format == "channels_last"
-        return tf.nn.convolution(
+        outputs = tf.nn.convolution(
             inputs,
             kernel,
             strides=list(self.strides),
@@ -147,6 +138,10 @@ class GroupedConv2D(keras.layers.Conv2D):
             data_format="NHWC" if channels_last else "NCHW",
             dilations=list(self.dilation_rate),
         )
+        # Keeps Grappler from fusing what follows: a graph traced here may be
+        # served where oneDNN is off, and there the fused operation has no
+        # groups.
+        return tf.ensure_shape(outputs, outputs.shape)
 
     def _split(self, inputs, kernel):
         """Convolves the groups one after the other, small ones together.

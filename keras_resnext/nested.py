@@ -32,14 +32,17 @@ def _children(layer):
 
 
 def sublayers(layer):
-    """Yields each layer inside of a layer once, those around others first."""
-    seen, waiting = {id(layer)}, _children(layer)[::-1]
-    while waiting:
-        layer = waiting.pop()
-        if id(layer) not in seen:
-            seen.add(id(layer))
-            yield layer
-            waiting += _children(layer)[::-1]
+    """Returns each layer inside of a layer once, those around others first."""
+    seen = {id(layer)}
+
+    def visit(outer):  # from the last to the first, those inside before
+        for inner in _children(outer)[::-1]:
+            if id(inner) not in seen:
+                seen.add(id(inner))
+                yield from visit(inner)
+                yield inner
+
+    return reversed(list(visit(layer)))
 
 
 def stages(model):
@@ -110,7 +113,9 @@ def end(x):
     layer = source(x).operation
     while isinstance(layer, keras.layers.TimeDistributed):
         layer = layer.layer
-    return end(layer.outputs[0]) if has_graph(layer) else layer
+    if has_graph(layer):
+        return end(layer.outputs[x._keras_history.tensor_index])
+    return layer
 
 
 def _nodes(functional):

@@ -60,12 +60,17 @@ def decode(source, max_pixels=MAX_PIXELS, draft=None):
         except Exception as error:  # Pillow raises a dozen different ones.
             raise _broken(name, error) from error
         require_size(image.size, name, max_pixels)
-        try:
-            if draft:
-                image.draft("RGB", draft)
-            return to_rgb(image)
-        except Exception as error:
-            raise _broken(name, error) from error
+        return decoded(image, name, draft)
+
+
+def decoded(image, name, draft=None):
+    """Returns the pixels of what Pillow has opened, as `decode` does."""
+    try:
+        if draft:
+            image.draft("RGB", draft)
+        return to_rgb(image)
+    except Exception as error:
+        raise _broken(name, error) from error
 
 
 def files_in(folder):

@@ -1,5 +1,6 @@
 """Feeds the networks: pixels in, names out."""
 
+import collections.abc
 import concurrent.futures
 import csv
 import dataclasses
@@ -15,7 +16,7 @@ from PIL import Image
 
 from keras_resnext import pillow, registry
 from keras_resnext.pillow import MAX_PIXELS
-from keras_resnext.registry import require
+from keras_resnext.registry import require, require_count
 from keras_resnext.weights import hub
 
 _CIFAR10 = (
@@ -144,16 +145,12 @@ def decode_predictions(preds, top=5, labels=None):
                 "classes without names. Pass a list of names."
             )
         labels = row.labels
-    require(
-        isinstance(top, (int, np.integer)) and top >= 1,
-        "`top` must be an integer, at least 1",
-        "Leave it out for 5.",
-        top=top,
-    )
+    require_count("Leave it out for 5.", top=top)
     preds = _to_numpy(preds)
     if labels is not None:
         require(
-            not isinstance(labels, str)
+            isinstance(labels, collections.abc.Iterable)
+            and not isinstance(labels, str)
             and all(isinstance(label, str) for label in labels),
             "`labels` must be a list of names, one for each class",
             "Pass strings.",
@@ -381,18 +378,12 @@ def eval_transform(checkpoint, max_pixels=MAX_PIXELS):
             pictures is none of the above, or if `max_pixels` is not a
             positive integer.
     """
-    require(
-        isinstance(max_pixels, int) and max_pixels >= 1,
-        "`max_pixels` must be a positive integer",
-        f"Leave it out for {MAX_PIXELS:,}.",
-        max_pixels=max_pixels,
-    )
+    require_count(f"Leave it out for {MAX_PIXELS:,}.", max_pixels=max_pixels)
     if str(checkpoint).startswith(hub.PREFIX):
         checkpoint = hub.describe(checkpoint)
     if not isinstance(checkpoint, registry.Checkpoint):
         checkpoint = _row(checkpoint)
-    registry.check_preprocessing(checkpoint)
-    return EvalTransform(checkpoint, max_pixels)
+    return EvalTransform(registry.check_preprocessing(checkpoint), max_pixels)
 
 
 def _row(checkpoint):
@@ -457,7 +448,7 @@ def _open(image, max_pixels):
         return pillow.decode(image, max_pixels)
     if isinstance(image, Image.Image):
         pillow.require_size(image.size, "a picture", max_pixels)
-        return pillow.to_rgb(image)
+        return pillow.decoded(image, "a picture")
     image = _to_numpy(image)
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[..., 0]

@@ -484,6 +484,23 @@ def require(condition, requirement, advice, **received):
         raise ValueError(f"{requirement}. Received: {name}={value!r}. {advice}")
 
 
+def is_count(value):
+    """Tells whether a value is a positive integer; NumPy's are welcome."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and value > 0
+
+
+def require_count(advice, **received):
+    """Raises a `ValueError` unless an argument is a positive integer."""
+    ((name, value),) = received.items()
+    require(
+        is_count(value),
+        f"`{name}` must be a positive integer",
+        advice,
+        **received,
+    )
+
+
 def register(row):
     """Adds a row of your own to `ARCHITECTURES` or `CHECKPOINTS`.
 
@@ -502,7 +519,7 @@ def register(row):
             one of `url` (with its `sha256`), `file` and `hub`.
 
     Returns:
-        The row.
+        The row, with Python's own numbers in it.
 
     Raises:
         ValueError: If the name is taken by another row, or if what the row
@@ -510,6 +527,8 @@ def register(row):
         TypeError: If it is neither an architecture nor a checkpoint.
     """
     if isinstance(row, Architecture):
+        depths = () if row.depths is None else tuple(row.depths)
+        row = dataclasses.replace(row, depths=depths)
         table, key = ARCHITECTURES, row.name
         taken = [r for r in table.values() if r != row and _same(r, row)]
         require(
@@ -538,7 +557,7 @@ def register(row):
             "See `keras_resnext.registry.Checkpoint`.",
             row=row,
         )
-        check_preprocessing(row)
+        row = check_preprocessing(row)
     else:
         raise TypeError(
             "`row` must be an Architecture or a Checkpoint. Received: "
@@ -550,6 +569,9 @@ def register(row):
 
 def check_preprocessing(row):
     """Checks what a `Checkpoint` says of how pictures are prepared.
+
+    Returns:
+        The row, with Python's own numbers in it.
 
     Raises:
         ValueError: If it is none of what `eval_transform` does.
@@ -566,13 +588,7 @@ def check_preprocessing(row):
             **{name: value},
         )
     for name in ("resize", "crop"):
-        value = getattr(row, name)
-        require(
-            isinstance(value, numbers.Integral) and value > 0,
-            f"`{name}` must be a positive integer",
-            "It is a length in pixels.",
-            **{name: value},
-        )
+        require_count("It is a length in pixels.", **{name: getattr(row, name)})
     for name, least, words in (
         ("mean", -math.inf, "three numbers"),
         ("std", 0, "three numbers, above 0"),
@@ -587,6 +603,13 @@ def check_preprocessing(row):
             "They are of red, green and blue, for values in 0..1.",
             **{name: value},
         )
+    return dataclasses.replace(
+        row,
+        resize=int(row.resize),
+        crop=int(row.crop),
+        mean=tuple(map(float, row.mean)),
+        std=tuple(map(float, row.std)),
+    )
 
 
 def _same(one, other):

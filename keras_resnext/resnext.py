@@ -119,10 +119,52 @@ def squeeze_and_excite(x, name):
     return layers.Multiply(name=f"{name}_excite")([x, y])
 
 
-def _residual(x, branch, filters, stride, name, row, drop, window):
-    """Adds `branch` to `x`, projected where the shapes differ."""
+def bottleneck(x, planes, name, row, stride, dilation, window, gamma):
+    """Returns a branch: a 1x1, a grouped 3x3 and a 1x1 convolution.
+
+    With `groups=1, width_per_group=64` it is that of ResNet's block, with 32
+    and 4 that of ResNeXt's. The 3x3 convolution has `planes * width_per_group
+    // 64 * groups` channels, the output `4 * planes`.
+
+    Source: torchvision's `Bottleneck`, which puts the stride on the 3x3
+    convolution; Xie et al., https://arxiv.org/abs/1611.05431, figure 3(c).
+    """
+    groups = row.groups
+    width = planes * row.width_per_group // 64 * groups
+    y = conv_bn(x, width, 1, f"{name}_1")
+    y = _strided(y, width, f"{name}_2", stride, groups, dilation, window)
+    return conv_bn(y, 4 * planes, 1, f"{name}_3", activation=None, gamma=gamma)
+
+
+def basic(x, planes, name, row, stride, dilation, window, gamma):
+    """Returns a branch: two 3x3 convolutions of `planes` channels."""
+    y = _strided(x, planes, f"{name}_1", stride, 1, dilation, window)
+    return conv_bn(y, planes, 3, f"{name}_2", activation=None, gamma=gamma)
+
+
+def residual(
+    x,
+    planes,
+    name,
+    row,
+    stride=1,
+    dilation=1,
+    window=1,
+    gamma="ones",
+    drop=0.0,
+):
+    """Adds a block: its branch and the input, projected where they differ.
+
+    The window is the side of the averages that may stand in place of the
+    stride, or 1.
+    """
+    averages = window if row.anti_aliased else 1
+    branch = _BRANCHES[row.block](
+        x, planes, name, row, stride, dilation, averages, gamma
+    )
+    filters = branch.shape[_channel_axis()]
     if stride > 1 or x.shape[_channel_axis()] != filters:
-        if window > 1:
+        if row.average_shortcut and window > 1:
             x, stride = _average(x, window, stride, f"{name}_0"), 1
         x = conv_bn(x, filters, 1, f"{name}_0", stride, activation=None)
     if row.squeeze_excite:
@@ -136,55 +178,7 @@ def _residual(x, branch, filters, stride, name, row, drop, window):
     return layers.Activation("relu", name=f"{name}_out")(x)
 
 
-def bottleneck(
-    x,
-    planes,
-    name,
-    row,
-    stride,
-    dilation,
-    gamma,
-    drop=0.0,
-    shortcut_window=1,
-    branch_window=1,
-):
-    """Adds a 1x1, a grouped 3x3 and a 1x1 convolution to the input.
-
-    With `groups=1, width_per_group=64` this is ResNet's block, with 32 and 4
-    ResNeXt's. The 3x3 convolution has `planes * width_per_group // 64 *
-    groups` channels, the output `4 * planes`. A window is the side of the
-    averages that stride in place of a convolution, or 1.
-
-    Source: torchvision's `Bottleneck`, which puts the stride on the 3x3
-    convolution; Xie et al., https://arxiv.org/abs/1611.05431, figure 3(c).
-    """
-    groups = row.groups
-    width = planes * row.width_per_group // 64 * groups
-    y = conv_bn(x, width, 1, f"{name}_1")
-    y = _strided(y, width, f"{name}_2", stride, groups, dilation, branch_window)
-    y = conv_bn(y, 4 * planes, 1, f"{name}_3", activation=None, gamma=gamma)
-    return _residual(x, y, 4 * planes, stride, name, row, drop, shortcut_window)
-
-
-def basic(
-    x,
-    planes,
-    name,
-    row,
-    stride,
-    dilation,
-    gamma,
-    drop=0.0,
-    shortcut_window=1,
-    branch_window=1,
-):
-    """Adds two 3x3 convolutions of `planes` channels to the input."""
-    y = _strided(x, planes, f"{name}_1", stride, 1, dilation, branch_window)
-    y = conv_bn(y, planes, 3, f"{name}_2", activation=None, gamma=gamma)
-    return _residual(x, y, planes, stride, name, row, drop, shortcut_window)
-
-
-_BLOCKS = {"bottleneck": bottleneck, "basic": basic}
+_BRANCHES = {"bottleneck": bottleneck, "basic": basic}
 _MOST_BLOCKS = 200  # that a short file can make us build
 
 
@@ -227,17 +221,16 @@ def _stages(x, row, output_stride, drop, gamma):
             stride, dilation = 1, 2 * dilation
         reached *= stride
         for i in range(depth):
-            x = _BLOCKS[row.block](
+            x = residual(
                 x,
                 row.planes << stage,
                 f"conv{stage + 2}_block{i + 1}",
                 row,
                 stride=1 if i else stride,
                 dilation=dilation if i else first_dilation,
+                window=window,
                 gamma=gamma,
                 drop=next(rates),
-                shortcut_window=window if row.average_shortcut else 1,
-                branch_window=window if row.anti_aliased else 1,
             )
             window = 1
     return x
@@ -682,7 +675,7 @@ def _constructor(architecture):
                 says where to put the file by hand.
         """
         return _build(
-            ARCHITECTURES[architecture],
+            row,
             include_top,
             choose(row.name, weights, accept_noncommercial),
             input_tensor,

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_resnext import arguments, copies, nested
-from keras_resnext.arguments import require
+from keras_resnext.registry import require, require_count
 from keras_resnext.resnext import classifier
 
 _TOP = (keras.layers.Dense, keras.layers.Dropout)
@@ -111,16 +111,20 @@ def _without_top(x):
         and _is_top(nested.source(below).operation)
     ):
         return _without_top(below)
-    body = nested.rewrap(node.operation, _body)
+    place = x._keras_history.tensor_index
+    body = nested.rewrap(node.operation, lambda inner: _body(inner, place))
     if body is None:
         return x
     return body(*node.arguments.args, **node.arguments.kwargs)
 
 
-def _body(model):
-    """Returns a model without its top, or None if it has none."""
-    x = _without_top(model.outputs[0])
-    if x is model.outputs[0]:
+def _body(model, place):
+    """Returns a model to what is below the top of one of its outputs.
+
+    None if that output has no top.
+    """
+    x = _without_top(model.outputs[place])
+    if x is model.outputs[place]:
         return None
     return keras.Model(copies.graph(model).input, x, name=model.name)
 
@@ -128,7 +132,7 @@ def _body(model):
 def _is_top(layer):
     if isinstance(layer, keras.layers.TimeDistributed):
         return _is_top(layer.layer)
-    if copies.has_graph(layer):
+    if copies.has_graph(layer) and len(layer.outputs) == 1:
         below = _without_top(layer.outputs[0])
         return not nested.source(below).input_tensors
     return isinstance(layer, _TOP)
@@ -162,12 +166,7 @@ def replace_input(model, channels):
 
     Source: timm's `adapt_input_conv`.
     """
-    require(
-        isinstance(channels, (int, np.integer)) and channels > 0,
-        "`channels` must be a positive integer",
-        "A grey image has 1.",
-        channels=channels,
-    )
+    require_count("A grey image has 1.", channels=channels)
     conv = _first_convolution(model)
     require(
         conv is not None and conv.kernel.shape[2] == 3,
@@ -398,9 +397,18 @@ class Pyramid(keras.Model):
                 calls=len(maps[stage]),
             )
             (x,) = maps[stage]
-            reached, deepest = nested.level(x), int(stage[4:])
+            require(
+                len(x.shape) == 4,
+                "A pyramid for KerasHub must be of single pictures",
+                "Pass the network itself to `features`.",
+                shape=x.shape,
+            )
+            reached = nested.level(x)
+            if stage == stages[0]:
+                first = reached - int(stage[4:])
             levels[f"P{reached}"] = x
-        while stages and reached < deepest:
+        # Every stage behind the first one would halve the maps.
+        while stages and reached < first + int(stages[-1][4:]):
             order = nested.data_format(x)
             x = keras.layers.MaxPooling2D(1, 2, data_format=order)(x)
             reached += 1
@@ -520,7 +528,8 @@ def _scaled(optimizer, factor):
         "goes around it, put around what `stage_rates` returns.",
         optimizer=type(optimizer).__name__,
     )
-    rate = ScaledSchedule(rate, factor) if schedule else rate * factor
+    factor = float(factor)  # Keras knows no NumPy here
+    rate = ScaledSchedule(rate, factor) if schedule else float(rate) * factor
     return type(optimizer).from_config(config | {"learning_rate": rate})
 
 

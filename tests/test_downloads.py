@@ -158,11 +158,14 @@ def test_redirect_and_query_keep_the_name(server, tmp_path):
     assert server.ranges == [None, None]
 
 
-@pytest.mark.parametrize("set_by", ["KERAS_HOME", "HOME"])
+@pytest.mark.parametrize("set_by", ["KERAS_HOME", "HOME", "both"])
 def test_default_directory(server, tmp_path, monkeypatch, set_by):
     monkeypatch.delenv("KERAS_HOME", raising=False)
-    monkeypatch.setenv(set_by, str(tmp_path))
     keras = tmp_path if set_by == "KERAS_HOME" else tmp_path / ".keras"
+    if set_by == "both":
+        monkeypatch.setenv("KERAS_HOME", os.path.join("~", ".keras"))
+        set_by = "HOME"
+    monkeypatch.setenv(set_by, str(tmp_path))
     path = downloads.fetch(server.url, SHA256)
     assert path == keras / "models" / "keras_resnext" / "weights.bin"
 

@@ -44,9 +44,9 @@ from keras_resnext.commands import (
     networks,
     random_weights,
 )
+from keras_resnext.export import __main__ as child
 from keras_resnext.export import artifact as module
 from keras_resnext.export import (
-    elsewhere,
     fastest,
     formats,
     preparing,
@@ -1720,9 +1720,9 @@ def test_errors_go_back_to_another_backend(least, tmp_path):
     least.save(tmp_path / "model.keras")
     images = np.zeros((2, 32, 32, 3), "float32")
     options = {"path": tmp_path, "format": "onnx"}
-    job = export, [images], [np.asarray(least(images))], options
+    job = [images], [np.asarray(least(images))], options
     (tmp_path / "job").write_bytes(pickle.dumps(job))
-    elsewhere._main(tmp_path)
+    child.main(tmp_path)
     error = pickle.loads((tmp_path / "answer").read_bytes())
     assert type(error) is FileExistsError
     assert "must not be a folder of other things" in str(error)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_resnext
-from keras_resnext import transfer
+from keras_resnext import copies, transfer
 from keras_resnext.export import fold
 
 layers, ops = keras.layers, keras.ops
@@ -143,6 +143,12 @@ def own_kernel(x, left=1):
 
 def dense(x, left=0):
     return layers.BatchNormalization()(layers.Dense(3)(net()(x)))
+
+
+def channels_first(x, left=0):
+    maps = layers.Permute((3, 1, 2))(layers.Conv2D(4, 1)(x))
+    order = {"data_format": "channels_first", "groups": 2}
+    return keras_resnext.layers.GroupedConv2D(8, 3, **order)(maps)
 
 
 def video(x, left=0):
@@ -289,6 +295,27 @@ def test_predictions_of_a_folded_model(case):
     assert_same(
         fold(folded).predict_on_batch(some), model.predict_on_batch(some)
     )
+
+
+def test_networks_of_mixed_precision_in_wrappers():
+    """What an artifact is compared with is float32 in all its parts."""
+    x = keras.Input((2, *SHAPE))
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = keras.Model(x, layers.TimeDistributed(net())(x))
+        expected = copies.recast(model, "float32")
+        folded = fold(model)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    for made in (expected, folded):
+        kinds = {
+            layer.dtype_policy.name
+            for layer in made._flatten_layers(include_self=False)
+            if layer.weights and not isinstance(layer, keras.Model)
+        }
+        assert kinds == {"float32"}
+    images = inputs_of(model)
+    assert_same(folded(images), expected(images))
 
 
 def test_a_sequential_model_that_is_built_late():

@@ -431,6 +431,15 @@ def test_default_pyramid_of_the_packaged_network(unallocated):
         "conv3": (16, 16),
         "conv4": (8, 8),
     }
+    # Nothing was left out, so nothing is added.
+    assert list(pyramid.pyramid_outputs) == ["P0", "P1", "P2"]
+
+
+def test_a_pyramid_of_frames_is_none_for_kerashub():
+    x = keras.Input((2, 8, 8, 3))
+    y = keras.layers.TimeDistributed(backbone(pooling=None))(x)
+    with pytest.raises(ValueError, match="must be of single pictures"):
+        _ = features(keras.Model(x, y)).pyramid_outputs
 
 
 # Heads
@@ -478,6 +487,26 @@ def test_replace_top_that_is_inside():
         assert new.output_shape == (None, 5), case
         body = keras.Model(new.input, new.get_layer("predictions").input)
         assert_close(run(body, x), pooled)
+
+
+@pytest.mark.parametrize("top", [False, True])
+@pytest.mark.parametrize(
+    "wrap", [lambda net: net, keras.layers.TimeDistributed]
+)
+def test_replace_top_of_one_of_several_outputs(top, wrap):
+    """The one that the model around it uses."""
+    base = backbone(pooling=None)
+    maps = base.get_layer("conv2_block1_out").output
+    pool = keras.layers.GlobalAveragePooling2D
+    ends = [pool()(maps), pool()(base.output)]
+    if top:
+        ends = [keras.layers.Dense(2)(y) for y in ends]
+    x = keras.Input((8, 8, 3))
+    inner = keras.Model(base.input, ends)
+    for place, width in enumerate((256, 512)):
+        new = replace_top(keras.Model(x, inner(x)[place]), 5)
+        assert new.output_shape == (None, 5)
+        assert new.get_layer("predictions").kernel.shape == (width, 5)
 
 
 def backbone_of(base):

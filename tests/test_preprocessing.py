@@ -288,7 +288,7 @@ def test_predictions_of_another_shape(shape):
 
 
 @anywhere
-@pytest.mark.parametrize("top", [0, "3", 1.5])
+@pytest.mark.parametrize("top", [0, "3", 1.5, True])
 def test_top_must_be_positive(top):
     with pytest.raises(ValueError, match=rf"Received: top={top!r}\. Leave it"):
         decode_predictions(np.zeros((1, 1000)), top=top)
@@ -337,7 +337,7 @@ def test_every_checkpoint_has_its_transform(key):
 def test_an_architecture_stands_for_its_imagenet_checkpoint():
     assert (
         eval_transform("resnext50_32x4d").checkpoint
-        is registry.CHECKPOINTS["resnext50_32x4d", "a1h_in1k"]
+        == registry.CHECKPOINTS["resnext50_32x4d", "a1h_in1k"]
     )
 
 
@@ -549,6 +549,13 @@ def test_broken_pictures(tmp_path, length):
 
 
 @anywhere
+def test_a_picture_that_pillow_has_opened_may_be_broken():
+    data = picture("chelsea.png").read_bytes()[:50_000]
+    with pytest.raises(ValueError, match=r"image=a picture \(.+\)\. Replace"):
+        small()(Image.open(io.BytesIO(data)))
+
+
+@anywhere
 def test_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.png"):
         small()(tmp_path / "absent.png")
@@ -641,7 +648,7 @@ def test_pictures_that_are_too_large(side, message):
 
 
 @anywhere
-@pytest.mark.parametrize("max_pixels", [0, -1, 1.5, None])
+@pytest.mark.parametrize("max_pixels", [0, -1, 1.5, None, True])
 def test_limits_that_are_none(max_pixels):
     with pytest.raises(ValueError, match="`max_pixels` must be a positive"):
         eval_transform("resnext50_32x4d", max_pixels)
@@ -733,5 +740,7 @@ def test_labels_of_ones_own():
         decode_predictions(scores, labels=[1, 2, 3])
     with pytest.raises(ValueError, match=r"a list of names.*labels='abc'"):
         decode_predictions(scores, labels="abc")
+    with pytest.raises(ValueError, match=r"a list of names.*labels='5'"):
+        decode_predictions(scores, labels=5)
     with pytest.raises(ValueError, match="`labels` for other classes"):
         decode_predictions(scores)

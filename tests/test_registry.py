@@ -1,8 +1,10 @@
 import dataclasses
 import functools
 import hashlib
+import json
 import pathlib
 import re
+import shutil
 import string
 
 import numpy as np
@@ -469,7 +471,7 @@ def test_names_forgive_case_and_hyphens(name):
     assert registry.find_architecture(name) is row
     assert resolve(name, "imagenet").architecture == row.name
     transform = keras_resnext.eval_transform(f"{name}/IMAGENET1K_V1")
-    assert transform.checkpoint is CHECKPOINTS[row.name, "imagenet1k_v1"]
+    assert transform.checkpoint == CHECKPOINTS[row.name, "imagenet1k_v1"]
 
 
 def test_no_two_architectures_share_a_name():
@@ -511,18 +513,35 @@ def own(**changes):
 
 
 def test_rows_of_ones_own(tables):
-    assert registry.register(OWN) is OWN is registry.register(OWN)
+    assert registry.register(OWN) == OWN == registry.register(OWN)
     row = registry.register(own())
     model = keras_resnext.build("Mine", weights="First")
     assert (model.name, model.output_shape) == ("mine", (None, 16))
-    assert keras_resnext.eval_transform("mine/first").checkpoint is row
+    assert keras_resnext.eval_transform("mine/first").checkpoint == row
     with pytest.raises(ValueError, match="`classes` must be 16"):
         keras_resnext.build("mine", weights="first", classes=3)
     with pytest.raises(ValueError, match=r"Pass one of 'first' \(mit\)"):
         keras_resnext.build("mine")
-    pairs = [pair for pair in listing.checkpoints() if pair[0] is OWN]
+    pairs = [pair for pair in listing.checkpoints() if pair[0] == OWN]
     assert pairs == [(OWN, row)]
     assert listing.cells(pairs[0])[2:5] == ("-", "-", "- / -")
+
+
+def test_rows_of_other_kinds_of_numbers(tables, tmp_path, monkeypatch):
+    """Lists, NumPy's numbers, and a path from where Python runs."""
+    net = registry.register(dataclasses.replace(OWN, depths=[1]))
+    assert net == OWN  # a list would differ from what a file tells
+    shutil.copy(own().file, tmp_path / "own.pth")
+    monkeypatch.chdir(tmp_path)
+    numbers = {"crop": np.int64(32), "mean": [0.5] * 3, "std": np.full(3, 0.2)}
+    row = own(file="own.pth", **numbers)
+    for found in (
+        registry.register(row),
+        keras_resnext.eval_transform(row).checkpoint,
+    ):
+        assert found == own(file="own.pth", crop=32)
+        assert json.loads(json.dumps(dataclasses.asdict(found)))["crop"] == 32
+    assert keras_resnext.build("mine", weights="first").name == "mine"
 
 
 def test_networks_take_what_the_transform_makes(tables):

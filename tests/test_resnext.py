@@ -18,7 +18,7 @@ import keras_resnext
 from keras_resnext import weights
 from keras_resnext.layers import _trains_directly
 from keras_resnext.registry import ARCHITECTURES, Architecture
-from keras_resnext.resnext import bottleneck
+from keras_resnext.resnext import residual
 
 BACKEND = keras.backend.backend()
 NAMES = json.loads(
@@ -560,6 +560,7 @@ WRONG = [
     (dict(depths=3), DEPTHS, "depths=3"),
     (dict(depths=(1, 0)), DEPTHS, "depths=(1, 0)"),
     (dict(depths=(1, 2.0)), DEPTHS, "depths=(1, 2.0)"),
+    (dict(depths=(1, (2, 3))), DEPTHS, "depths=(1, (2, 3))"),
     (dict(groups=0), "`groups` must be a positive integer", "groups=0"),
     (dict(groups=2.0), "`groups` must be a positive integer", "groups=2.0"),
     (
@@ -1230,9 +1231,7 @@ def path_of(x, g, model, stride):
 def test_three_equivalent_forms_of_the_block(stride, whole):
     inputs = keras.Input((9, 8, 4 * PLANES))
     row = Architecture("mine", None, (1,), groups=PATHS, width_per_group=WIDTH)
-    out = bottleneck(
-        *(inputs, PLANES, "block", row), stride=stride, dilation=1, gamma="ones"
-    )
+    out = residual(inputs, PLANES, "block", row, stride)
     block = draw(keras.Model(inputs, out), whole)
     grouped = keras.Model(inputs, block.get_layer("block_3_bn").output)
 

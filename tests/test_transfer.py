@@ -340,7 +340,7 @@ def test_replaced_input_keeps_what_is_frozen(path):
 
 
 @anywhere
-@pytest.mark.parametrize("channels", [0, 1.0, None])
+@pytest.mark.parametrize("channels", [0, 1.0, None, True])
 def test_wrong_channels(shared, channels):
     with pytest.raises(ValueError) as caught:
         replace_input(shared, channels)
@@ -588,6 +588,15 @@ def test_stage_rates(schedule, form, path, tmp_path):
         for rate in (o._learning_rate for o in loaded.optimizer.optimizers)
     ]
     np.testing.assert_allclose(rates, [0.025, 0.05, 0.1], rtol=1e-6)
+
+
+@anywhere
+@new_keras
+def test_factors_may_be_of_numpy(shared):
+    optimizer = stage_rates(shared, "sgd", {"conv5": np.float32(0.5)})
+    shared.compile(optimizer)
+    rates = sorted(float(o.learning_rate) for o in optimizer.optimizers)
+    np.testing.assert_allclose(rates, [0.005, 0.01], rtol=1e-6)
 
 
 @anywhere

@@ -48,6 +48,11 @@ def values(model):
     return {v.path: keras.ops.convert_to_numpy(v) for v in model.variables}
 
 
+def _halved(arrays):
+    """What is left of them in a file of 16 bits a number."""
+    return {k: v.astype("float16").astype("float32") for k, v in arrays.items()}
+
+
 def assert_same(a, b):
     assert a.keys() == b.keys()
     for name in a:
@@ -274,6 +279,33 @@ class TestFormats:
         for other in loaded:
             for ours, saved in zip(other.weights, model.weights, strict=True):
                 np.testing.assert_array_equal(ours, saved)
+
+    @anywhere
+    def test_save_of_a_network_that_is_called_at_several_depths(self, tmp_path):
+        net = tiny(include_top=False)
+        x, y = keras.Input((32, 32, 3)), keras.Input((2, 32, 32, 3))
+        z = x
+        for _ in range(4):
+            z = keras.layers.Activation("relu")(z)
+        steps = keras.layers.TimeDistributed(net, name="steps")
+        model = keras.Model([x, y], [net(z), steps(y)])
+        file = tmp_path / "net.safetensors"
+        weights.save(model, file)
+        other = tiny(include_top=False)
+        weights.load(other, file)
+        assert_same(_halved(values(net)), values(other))
+
+    @anywhere
+    def test_save_of_numbers_without_axes(self, tmp_path):
+        """As `Normalization` counts what it has seen."""
+        x = keras.Input((32, 32, 3))
+        own = keras.layers.Normalization()
+        own.adapt(np.random.default_rng(0).random((4, 32, 32, 3), "float32"))
+        model = keras.Model(x, tiny(include_top=False)(own(x)))
+        file = tmp_path / "net.safetensors"
+        weights.save(model, file, "float32")
+        weights.load(model, file)
+        assert load_file(file)[f"{own.name}/count"].shape == ()
 
     @anywhere
     def test_save_of_two_networks(self, tmp_path):

@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options):
         """Takes what `argparse.ArgumentParser` takes."""
-        super().__init__(**({"formatter_class": _Help} | options))
+        super().__init__(formatter_class=_Help, **options)
 
     def error(self, message):
         """Ends the process with status 2."""
@@ -71,8 +71,7 @@ class Number:
         kind: `int` or `float`.
         least: The least number that is allowed.
         most: The greatest one.
-        open: Whether these two are themselves excluded, as `"least"`,
-            `"most"` or `"both"`.
+        open: Which of these two is itself excluded, `"least"` or `"most"`.
     """
 
     kind: type = int
@@ -91,9 +90,9 @@ class Number:
             inside = self.least <= value <= self.most and math.isfinite(value)
         except (ValueError, OverflowError):
             inside = False
-        if inside and self.open in ("least", "both"):
+        if inside and self.open == "least":
             inside = value > self.least
-        if inside and self.open in ("most", "both"):
+        if inside and self.open == "most":
             inside = value < self.most
         if not inside:
             raise argparse.ArgumentTypeError(
@@ -104,10 +103,10 @@ class Number:
     def __str__(self):
         """Returns what is allowed, in words."""
         words = ["an integer" if self.kind is int else "a number"]
-        above = self.open in ("least", "both")
+        above = self.open == "least"
         words.append(f"{'above' if above else 'from'} {self.least:,}")
         if self.most < math.inf:
-            below = self.open in ("most", "both")
+            below = self.open == "most"
             words.append(f"{'to below' if below else 'to'} {self.most:,}")
         return " ".join(words)
 

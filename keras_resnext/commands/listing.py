@@ -100,10 +100,11 @@ def cells(pair):
 def facts(net, row):
     """Returns all that is known of a checkpoint, as JSON has it."""
     known = {
-        f"{field}": getattr(net, field)
-        for field in ("name", "constructor", "num_params", "gmacs")
+        "constructor": net.constructor,
+        "num_params": net.num_params,
+        "gmacs": net.gmacs,
+        "architecture": net.name,
     }
-    known["architecture"] = known.pop("name")
     if row is None:
         return known | {"tag": None}
     known |= dataclasses.asdict(row)

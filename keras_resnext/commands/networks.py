@@ -46,19 +46,19 @@ def load(args, resize=None, crop=None, assume=False):
     # As pictures are, whatever Keras's own file of settings says.
     keras.config.set_image_data_format("channels_last")
     file, row = find(args)
-    known = row is not None
-    model = side = None
+    guessed = assume and row is None
+    model = None
     if file is not None and file.suffix == ".keras":
         model = keras_files.load(file)
-    if assume and not known:
+    if guessed:
         if model is not None:
             require_classifier(model, None)
-            side = model.input_shape[1]
+        side = None if model is None else model.input_shape[1]
         row = assumed(args.model, side)
     if row is not None:
         sizes = {"resize": resize, "crop": crop}
         row = dataclasses.replace(row, **{k: v for k, v in sizes.items() if v})
-    if assume and not known:
+    if guessed:
         print(
             f"Pictures get the preprocessing of {row.architecture}/{row.tag}, "
             f"{row.resize}/{row.crop} {row.interpolation}, as nothing else is "
@@ -67,14 +67,18 @@ def load(args, resize=None, crop=None, assume=False):
         )
     if model is not None:
         return model, row and row_for(model.inputs[0], row)
+    return _built(args, file, row), row
+
+
+def _built(args, file, row):
+    """Builds the network that is no `.keras` file."""
     shape = (row.crop, row.crop, 3) if row else None
     if args.model.startswith(hub.PREFIX):
-        model = resnext.from_hub(
+        return resnext.from_hub(
             args.model,
             input_shape=shape,
             accept_noncommercial=args.accept_noncommercial,
         )
-        return model, row
     architecture = find_architecture(args.model)
     random = args.weights == "random"
     if random:
@@ -94,7 +98,7 @@ def load(args, resize=None, crop=None, assume=False):
         transform = preprocessing.eval_transform(row)
         images = np.stack([transform(picture) for picture in PICTURES])
         random_weights.fill(model, images)
-    return model, row
+    return model
 
 
 def read_labels(file):

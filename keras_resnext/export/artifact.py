@@ -8,7 +8,6 @@ import re
 import keras
 
 from keras_resnext import preprocessing, processor
-from keras_resnext.arguments import require
 from keras_resnext.export import (
     comparing,
     elsewhere,
@@ -25,6 +24,7 @@ from keras_resnext.export.folding import folded
 from keras_resnext.export.formats import FORMATS
 from keras_resnext.export.swap import errors, moved, writing
 from keras_resnext.pillow import MAX_PIXELS
+from keras_resnext.registry import require
 
 # Greatest difference from the model, relative to its greatest output. In
 # float32 our networks stay below 1e-5 here; but how much is rounded depends on
@@ -177,7 +177,7 @@ def export(
         options |= {"path": path, "format": format, "precision": precision}
         options |= {"version": version, "tolerance": tolerance}
         options |= {"batch": batch, "max_loss": max_loss}
-        return elsewhere.run(export, model, options)
+        return elsewhere.export(model, options)
     if format == "fastest":
         require(
             version is None,

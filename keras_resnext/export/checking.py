@@ -6,10 +6,10 @@ import re
 import keras
 
 from keras_resnext import copies
-from keras_resnext.arguments import require
 from keras_resnext.export import serving
 from keras_resnext.export.folding import input_names, output_names
 from keras_resnext.export.formats import FORMATS
+from keras_resnext.registry import require, require_count
 
 # Both are written as one message of protobuf or flatbuffers, from float32 in
 # every precision. A message ends at 2 GiB, and holds more than weights.
@@ -63,12 +63,7 @@ def check_arguments(model, format, precision, calibration, top):
         "Pass a folder of a hundred pictures or more.",
         calibration=calibration,
     )
-    require(
-        isinstance(top, int) and top > 0,
-        "`top` must be a positive integer",
-        "Leave it out for 5.",
-        top=top,
-    )
+    require_count("Leave it out for 5.", top=top)
     check_model(model, format)
 
 
@@ -130,12 +125,8 @@ def check_model(model, format):
 
 def destination(path, format, version):
     """Returns what `path` stands for, if that may be written."""
-    require(
-        version is None or (isinstance(version, int) and version > 0),
-        "`version` must be a positive integer, or None for 1",
-        "It is the name of a folder in `path`.",
-        version=version,
-    )
+    if version is not None:
+        require_count("Leave it out for 1.", version=version)
     if format == "saved_model":
         final = path / str(version or 1)
         if final.exists():

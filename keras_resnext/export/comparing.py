@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from keras_resnext import copies
-from keras_resnext.arguments import require
 from keras_resnext.export.folding import output_names, wrapped
 from keras_resnext.export.formats import PICTURES, one_by_one
+from keras_resnext.registry import require
 
 _AT_ONCE = 8  # pictures
 

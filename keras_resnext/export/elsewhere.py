@@ -17,18 +17,15 @@ import keras
 import numpy as np
 
 from keras_resnext import copies
-from keras_resnext.arguments import require
-
-_TOLERANCE = 1e-4  # between two backends, relative to the greatest output
+from keras_resnext.registry import require
 
 
-def run(export, model, options):
+def export(model, options):
     """Exports a model from a backend that is not TensorFlow.
 
     Args:
-        export: `keras_resnext.export.export`, which that process calls.
         model: Keras model whose layers are Keras's and this package's.
-        options: The other arguments of `export`.
+        options: The other arguments of `keras_resnext.export.export`.
 
     Returns:
         Its `Report`.
@@ -55,9 +52,9 @@ def run(export, model, options):
     with tempfile.TemporaryDirectory(prefix="keras_resnext-") as folder:
         model.save(pathlib.Path(folder, "model.keras"))
         job = pathlib.Path(folder, "job")
-        job.write_bytes(pickle.dumps((export, inputs, outputs, options)))
+        job.write_bytes(pickle.dumps((inputs, outputs, options)))
         done = subprocess.run(
-            [sys.executable, "-m", "keras_resnext.export.elsewhere", folder],
+            [sys.executable, "-m", "keras_resnext.export", folder],
             env=os.environ
             | {
                 "KERAS_BACKEND": "tensorflow",
@@ -90,52 +87,3 @@ def _some_inputs(model):
         return levels.astype(x.dtype) if "int" in x.dtype else levels / 255
 
     return keras.tree.map_structure(noise, copies.graph(model).input)
-
-
-def _main(folder):
-    """Does a job and leaves its answer, a `Report` or an exception."""
-    job = pathlib.Path(folder, "job").read_bytes()
-    # Of the process that waits; its function comes as the name of a module's.
-    export, inputs, outputs, options = pickle.loads(job)
-    try:
-        answer = export(_load(folder, inputs, outputs), **options)
-    except (ValueError, ImportError, OSError) as error:
-        answer = type(error)(str(error))
-    part = pathlib.Path(folder, "part")
-    part.write_bytes(pickle.dumps(answer))
-    part.replace(pathlib.Path(folder, "answer"))
-
-
-def _load(folder, inputs, outputs):
-    """Loads the model, and proves that it is the same on TensorFlow."""
-    try:
-        model = keras.models.load_model(
-            pathlib.Path(folder, "model.keras"), compile=False
-        )
-        found = keras.tree.flatten(model(inputs, training=False))
-    except Exception as error:  # of any layer
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(
-            "A model that Keras can load on TensorFlow is required. Received: "
-            f"{type(error).__name__}: {reason}. Save it as `.keras`, and call "
-            "`export` with KERAS_BACKEND=tensorflow where its layers are "
-            "defined."
-        ) from error
-    difference = np.max(  # which keeps a NaN
-        [
-            np.abs(np.asarray(a, "float64") - b).max()
-            / (np.abs(b).max() or 1.0)
-            for a, b in zip(found, outputs, strict=True)
-        ]
-    )
-    require(
-        difference <= _TOLERANCE,
-        f"On TensorFlow the model must compute the same within {_TOLERANCE}",
-        "Look for a layer that depends on the backend.",
-        difference=float(difference),
-    )
-    return model
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

@@ -8,10 +8,10 @@ import time
 
 import numpy as np
 
-from keras_resnext.arguments import require
 from keras_resnext.export import comparing, serving, swap
 from keras_resnext.export.formats import FORMATS
 from keras_resnext.preprocessing import usual_classes
+from keras_resnext.registry import require, require_count
 
 # Sixteen bits are left out where they are only half the file: on CPUs
 # float16 is computed in float32.
@@ -72,12 +72,7 @@ def checked(precisions, batch, max_loss):
         "Leave it out for the usual ones.",
         precision=precisions,
     )
-    require(
-        isinstance(batch, int) and batch > 0,
-        "`batch` must be a positive integer",
-        "Leave it out for 1.",
-        batch=batch,
-    )
+    require_count("Leave it out for 1.", batch=batch)
     require(
         max_loss >= 0,
         "`max_loss` must be a percentage, 0 or more",

@@ -6,8 +6,8 @@ import functools
 import keras
 
 from keras_resnext import copies
-from keras_resnext.arguments import require
 from keras_resnext.layers import BatchNormalization, GroupedConv2D
+from keras_resnext.registry import require
 
 # Constants make ResNeXt-50 15 to 20 % faster as TensorFlow Serving loads it
 # (47 against 54-57 ms), but take 15 times their size in memory there, and
@@ -28,24 +28,18 @@ class _Convolution(GroupedConv2D):
     puts these together again, which hides from OpenVINO that there are groups.
     """
 
-    def _direct(self, inputs, kernel):
-        import tensorflow as tf
-
-        return tf.nn.conv2d(
-            inputs,
-            kernel,
-            self.strides,
-            self.padding.upper(),
-            "NHWC" if self.data_format == "channels_last" else "NCHW",
-            self.dilation_rate,
-        )
-
     def call(self, inputs):
         if keras.backend.backend() != "tensorflow":
             return super().call(inputs)
         import tensorflow as tf
 
-        outputs = self._direct(inputs, self.kernel)
+        outputs = tf.nn.conv2d(
+            inputs,
+            self.kernel,
+            self.strides,
+            self.padding.upper(),
+            dilations=self.dilation_rate,
+        )
         if self.use_bias:
             # Grappler fuses a BiasAdd always, which fails where oneDNN is
             # off, but an addition only where oneDNN is on.
@@ -212,14 +206,14 @@ def frozen(model):
     """
     import tensorflow as tf
 
-    arrays = [
-        [v.value.numpy() for v in variables]
-        for variables in (
-            model.trainable_variables,
-            model.non_trainable_variables,
-        )
-    ]
-    size = sum(array.nbytes for group in arrays for array in group)
+    groups = model.trainable_variables, model.non_trainable_variables
+    size = sum(
+        v.value.dtype.size * v.value.shape.num_elements()
+        for group in groups
+        for v in group
+    )
+    small = size <= _MAX_CONSTANTS
+    arrays = small and [[v.value.numpy() for v in group] for group in groups]
     specs = [
         tf.TensorSpec(x.shape, x.dtype, name)
         for x, name in zip(model.inputs, input_names(model), strict=True)
@@ -234,7 +228,7 @@ def frozen(model):
             for x, spec in zip(images, specs, strict=True)
         ]
         images = keras.tree.pack_sequence_as(model.input, images)
-        if size > _MAX_CONSTANTS:
+        if not small:
             outputs = model(images, training=False)
         else:
             constants = [[tf.constant(a) for a in group] for group in arrays]
@@ -341,7 +335,7 @@ def _rebuilt(model, dtype, bits):
             and copies.has_graph(op.layer)
         ):
             inner = _rebuilt(op.layer, dtype, bits)
-            return keras.layers.TimeDistributed(inner, name=op.name)
+            return type(op)(inner, name=op.name, dtype=dtype)
         if _is_index(op) and not bits:
             return _Index(op)
         if not isinstance(op, keras.Layer) or not copies.is_plain(op):
@@ -351,6 +345,7 @@ def _rebuilt(model, dtype, bits):
         if type(op) in _KERNELS:
             weights = _weights(op, pairs.get(id(op)))
             grouped = getattr(op, "groups", 1) > 1
+            grouped &= getattr(op, "data_format", None) != "channels_first"
             return copies.copy(
                 op,
                 weights,

@@ -15,9 +15,9 @@ import keras
 import numpy as np
 
 from keras_resnext import registry
-from keras_resnext.arguments import require
 from keras_resnext.export import serving
 from keras_resnext.export.folding import frozen, wrapped
+from keras_resnext.registry import require
 
 PICTURES = sorted(
     (pathlib.Path(__file__).parents[1] / "pictures").glob("*.jpg")

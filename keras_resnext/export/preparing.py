@@ -11,10 +11,9 @@ import keras
 import numpy as np
 
 from keras_resnext import pillow, preprocessing
-from keras_resnext.arguments import require
 from keras_resnext.export.folding import input_names
 from keras_resnext.export.formats import PICTURES, Job
-from keras_resnext.registry import usual
+from keras_resnext.registry import require, usual
 
 _LEVELS = (0.0,) * 3, (1 / 255,) * 3  # mean and deviation: pixels as they are
 _COMPARED = 32  # pictures at most, beside the packaged ones

@@ -165,7 +165,7 @@ def _name_of(dtype):
 
 def _in_range(array, dtype):
     with np.errstate(over="ignore"):
-        smaller = np.ascontiguousarray(array, dtype)
+        smaller = np.asarray(array, dtype, order="C")
     return smaller if np.isfinite(smaller).all() else array
 
 

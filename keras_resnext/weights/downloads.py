@@ -177,7 +177,7 @@ def _default_directory():
     if not os.access(home, os.W_OK):
         home = "/tmp"
     keras = os.environ.get("KERAS_HOME", os.path.join(home, ".keras"))
-    return os.path.join(keras, "models", "keras_resnext")
+    return os.path.join(os.path.expanduser(keras), "models", "keras_resnext")
 
 
 def _digest(path):

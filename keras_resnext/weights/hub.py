@@ -165,7 +165,7 @@ def _checkpoint(hub, config):
     for text in (old, row.tag, row.licence):
         if not text.isprintable() or len(text) > _MOST_LETTERS:
             raise ValueError(f"it has the name {printable(text)}")
-    return row
+    return registry.check_preprocessing(row)
 
 
 def _in_order(labels):
@@ -184,21 +184,6 @@ def _in_order(labels):
 
 def _faults(row):
     """Yields what a stranger's checkpoint may have, and whether it has."""
-    yield (
-        f"interpolation {row.interpolation!r}",
-        row.interpolation not in registry.INTERPOLATIONS,
-    )
-    yield (
-        f"crop_mode {row.crop_mode!r}",
-        row.crop_mode not in registry.CROP_MODES,
-    )
-    yield (
-        "no mean and deviation of three channels",
-        len(row.mean) != 3
-        or len(row.std) != 3
-        or not all(map(math.isfinite, row.mean + row.std))
-        or min(row.std) <= 0,
-    )
     yield f"{row.classes} classes", not 1 <= row.classes <= _MOST_CLASSES
     labels = row.labels or ()
     yield (

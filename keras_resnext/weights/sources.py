@@ -83,8 +83,9 @@ def locate(source):
             return hub.fetch(source.hub)
         if source.url:
             return downloads.fetch(source.url, source.sha256)
-        # Packaged, unless the path is absolute.
-        source = pathlib.Path(__file__).parents[1] / source.file
+        packaged = pathlib.Path(__file__).parents[1] / source.file
+        own = pathlib.Path(source.file)
+        source = packaged if packaged.is_file() else own
     if not source.is_file():
         advice = (
             "Check the path, or print the tags with `python -m keras_resnext "

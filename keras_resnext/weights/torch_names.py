@@ -196,26 +196,32 @@ def strip(arrays):
             f"state.items() if name.startswith({printable(first)!r})"
             "}`.",
         )
-    for prefix in prefixes or ("module.", "module."):
-        inside = {
-            name.removeprefix(prefix): array
-            for name, array in arrays.items()
-            if name.startswith(prefix)
-        }
-        outside = {n: a for n, a in arrays.items() if not n.startswith(prefix)}
-        if not prefixes:
-            arrays = arrays if outside else inside
-            continue
-        top = {} if _matrices(inside) else _only_top(outside)
-        if left_out := [name for name in outside if name not in top]:
-            warnings.warn(
-                f"The file's network has names that begin with '"
-                f"{printable(prefix)}'. Left out are {len(left_out)} others: "
-                f"{', '.join(map(printable, left_out[:5]))}.",
-                stacklevel=2,
-            )
-        arrays = top | inside
-    return arrays
+    if not prefixes:  # no network, or one without a stem and stages
+        for _ in range(2):  # DataParallel around another one
+            inside = _inside(arrays, "module.")
+            arrays = inside if len(inside) == len(arrays) else arrays
+        return arrays
+    (prefix,) = prefixes
+    inside = _inside(arrays, prefix)
+    outside = {n: a for n, a in arrays.items() if not n.startswith(prefix)}
+    top = {} if _matrices(inside) else _only_top(outside)
+    if left_out := [name for name in outside if name not in top]:
+        warnings.warn(
+            f"The file's network has names that begin with '"
+            f"{printable(prefix)}'. Left out are {len(left_out)} others: "
+            f"{', '.join(map(printable, left_out[:5]))}.",
+            stacklevel=2,
+        )
+    return top | inside
+
+
+def _inside(arrays, prefix):
+    """Returns the arrays behind a prefix, without it."""
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def _usual(arrays):
