@@ -20,7 +20,8 @@ def _loads_keras_later():
     """
     program = pathlib.Path(*sys.argv[:1]).stem
     if program == "-m":  # until the module has been found that is to run
-        return "keras_resnext" in sys.orig_argv
+        module = sys.orig_argv.index("-m") + 1 if "-m" in sys.orig_argv else 0
+        return sys.orig_argv[module] == "keras_resnext"
     return program == "keras-resnext" or any(
         hasattr(sys.modules.get(main), "__keras_later__")
         for main in ("__main__", "__mp_main__")  # the latter in its children

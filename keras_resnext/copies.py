@@ -13,6 +13,7 @@ from keras_resnext.layers import (
     GroupedConv2D,
     MaxPooling2D,
 )
+from keras_resnext.registry import require
 
 _OWN = (GroupedConv2D, BatchNormalization, MaxPooling2D, Add)
 # What Keras writes into a configuration by name, which only finds what is
@@ -72,6 +73,21 @@ def is_plain(layer):
         and not hasattr(layer, "adapt")
         and "call" not in vars(layer)
         and not any(isinstance(v, keras.Layer) for v in vars(layer).values())
+    )
+
+
+def require_unquantised(model, advice):
+    """Refuses a model whose layers Keras's `quantize` has changed."""
+    quantised = [
+        layer.name
+        for layer in model._flatten_layers()
+        if getattr(layer, "quantization_mode", None)
+    ]
+    require(
+        not quantised,
+        "The model must not have been quantised by Keras",
+        advice,
+        layers=quantised,
     )
 
 

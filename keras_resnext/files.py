@@ -18,7 +18,11 @@ def replacing(path):
     """
     path = pathlib.Path(path)
     # A folder of one's own, and not `mkstemp`, whose files others can't read.
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as own:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent)
+    except OSError as error:  # of a place that nobody has named
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+    with folder as own:
         part = pathlib.Path(own, path.name)
         yield part
         os.replace(part, path)

@@ -104,7 +104,10 @@ def _normalise(x, mean, std, axis=-1):
         dtype = keras.config.floatx()
     shape = (3,) if axis == -1 else (3, 1, 1)
     mean, std = (cast(np.reshape(v, shape), dtype) for v in (mean, std))
-    return (cast(x, dtype) / 255.0 - mean) / std
+    normalised = (cast(x, dtype) / 255.0 - mean) / std
+    if isinstance(x, np.ndarray):  # NumPy makes float32 of bfloat16
+        return normalised.astype(dtype, copy=False)
+    return normalised
 
 
 def _is_tensorflow(x):

@@ -111,13 +111,18 @@ def chosen_backend():
 
     As Keras does, it looks at `KERAS_BACKEND`, then at its keras.json.
     """
-    home = os.path.expanduser("~")
-    if not os.access(home, os.W_OK):
-        home = "/tmp"
-    folder = os.environ.get("KERAS_HOME", os.path.join(home, ".keras"))
     try:
-        path = pathlib.Path(folder, "keras.json").expanduser()
-        configured = json.loads(path.read_text()).get("backend")
+        text = pathlib.Path(keras_home(), "keras.json").read_text()
+        configured = json.loads(text).get("backend")
     except (OSError, ValueError, AttributeError):  # none, or no such file
         configured = None
     return os.environ.get("KERAS_BACKEND") or configured or "tensorflow"
+
+
+def keras_home():
+    """Returns the folder of Keras's settings and files, by its own rule."""
+    home = os.path.expanduser("~")  # "~" still, for a user without a home
+    if home == "~" or not os.access(home, os.W_OK):
+        home = "/tmp"
+    folder = os.environ.get("KERAS_HOME", os.path.join(home, ".keras"))
+    return os.path.expanduser(folder)

@@ -86,7 +86,7 @@ def test_version(capsys):
         (["predict", "no.jpg"], "must be a file or folder that is there"),
         (["predict", ""], "must be a path. Received: ''"),
         (["predict", ".", "--csv", "a.jpg"], "that ends in .csv"),
-        (["predict", ".", "--csv", "no/a.csv"], "in a folder that is there"),
+        (["predict", ".", "--csv", "no/a.csv"], "in a folder to write to"),
         (["predict", ".", "--csv", "FOLDER.csv"], "must name a file that ends"),
         (["predict", ".", "--top", "0"], "must be an integer from 1"),
         (["export", "resnext29"], "required: --out"),
@@ -647,5 +647,7 @@ def test_a_package_that_runs_as_a_module_has_the_names(without_keras, tmp_path):
     package.mkdir()
     (package / "__init__.py").write_text("import keras_resnext")
     (package / "__main__.py").write_text("")
-    errors = python("-m", "trainer", path=[without_keras, tmp_path])[2]
+    # An argument of that name is no module that runs.
+    words = ("-m", "trainer", "--network", "keras_resnext")
+    errors = python(*words, path=[without_keras, tmp_path])[2]
     assert "Keras was imported" in errors

@@ -115,6 +115,17 @@ def test_the_backend_is_found_as_keras_does(
     assert (VARIABLE in os.environ) == (backend == "tensorflow")
 
 
+def test_a_user_without_a_home(machine, monkeypatch, tmp_path):
+    """Where TensorFlow has made a folder that is called `~`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert processor.keras_home() == os.path.join("/tmp", ".keras")
+    machine(AVX2)
+    processor.use_onednn()  # which looks there
+
+
 @pytest.mark.parametrize("value", ["0", "1"])
 def test_leaves_what_a_person_has_set(machine, monkeypatch, value):
     monkeypatch.setenv(VARIABLE, value)

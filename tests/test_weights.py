@@ -307,6 +307,39 @@ class TestFormats:
         weights.load(model, file)
         assert load_file(file)[f"{own.name}/count"].shape == ()
 
+    def test_save_of_what_lora_has_learned(self, tmp_path):
+        model = tiny()
+        for name in ("predictions", "conv1_conv"):
+            layer = model.get_layer(name)
+            layer.enable_lora(2)
+            layer.lora_kernel_b.assign(np.ones(layer.lora_kernel_b.shape))
+        file = tmp_path / "net.safetensors"
+        weights.save(model, file, "float32")
+        x = np.random.default_rng(0).random((2, 32, 32, 3), "float32")
+        expected = model.predict(x, verbose=0)
+        for loaded in (tiny(), model):
+            weights.load(loaded, file)
+            np.testing.assert_allclose(
+                loaded.predict(x, verbose=0), expected, atol=1e-5
+            )
+
+    @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
+    def test_save_of_a_quantised_network(self, tmp_path):
+        model = tiny()
+        model.quantize("int8")
+        with pytest.raises(ValueError, match="must not have been quantised by"):
+            weights.save(model, tmp_path / "net.safetensors")
+        assert not os.listdir(tmp_path)
+
+    def test_more_of_a_layer_is_not_left_out(self, tmp_path):
+        """As its scales: without them its kernel means something else."""
+        file = tmp_path / "net.safetensors"
+        weights.save(tiny(), file)
+        scale = {"predictions/kernel_scale": np.ones(CLASSES, "float32")}
+        save_file(load_file(file) | scale, file)
+        with pytest.raises(ValueError, match="unexpected: predictions/kernel_"):
+            tiny(weights=file)
+
     @anywhere
     def test_save_of_two_networks(self, tmp_path):
         model = Around(tiny(include_top=False))

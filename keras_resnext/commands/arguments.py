@@ -1,6 +1,7 @@
 """Says what each command takes. Standard library only, as help is for now."""
 
 import argparse
+import os
 import pathlib
 
 from keras_resnext.commands import console
@@ -59,9 +60,9 @@ def _csv(text):
     path = pathlib.Path(text)
     # Else `--csv cat.jpg dog.jpg` would write over a picture.
     named = path.suffix.lower() == ".csv" and not path.is_dir()
-    if not named or not path.parent.is_dir():
+    if not named or not os.access(path.parent, os.W_OK):
         raise argparse.ArgumentTypeError(
-            "must name a file that ends in .csv, in a folder that is there. "
+            "must name a file that ends in .csv, in a folder to write to. "
             f"Received: {text}. Pass, for instance, --csv table.csv."
         )
     return path

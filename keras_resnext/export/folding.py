@@ -102,16 +102,9 @@ def folded(model, dtype, bits=True):
         "of both.",
         model=type(model).__name__,
     )
-    quantised = [
-        layer.name
-        for layer in model._flatten_layers()
-        if getattr(layer, "quantization_mode", None)
-    ]
-    require(
-        not quantised,
-        "The model must not have been quantised by Keras",
+    copies.require_unquantised(
+        model,
         'Use the model before `quantize`; `export` has `precision="int8"`.',
-        layers=quantised,
     )
     new = _rebuilt(model, dtype, bits)
     return _Folded(new.input, new.output, name=new.name)

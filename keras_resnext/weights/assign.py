@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from safetensors.numpy import save as serialise
 
+from keras_resnext import copies
 from keras_resnext.files import replacing
 from keras_resnext.weights import checkpoints, sources, structure, values
 from keras_resnext.weights.unread import printable
@@ -116,10 +117,15 @@ def fill(model, stored):
     _check(arrays, variables, model, stored)
     for name, variable in variables.items():
         variable.assign(arrays[name])
+    for layer, name in structure.adapted(model):  # as Keras does
+        added = getattr(layer, f"lora_{name}_b")
+        added.assign(keras.ops.zeros_like(added))
 
 
 def save(model, path, dtype="float16"):
     """Writes a model's weights, named `layer/variable`, as `.safetensors`.
+
+    What LoRA has learned is added to the kernels, as in Keras's own files.
 
     Args:
         model: Model made by this package, alone or inside of another one.
@@ -130,8 +136,8 @@ def save(model, path, dtype="float16"):
             its range is written in its own.
 
     Raises:
-        ValueError: if the name ends otherwise, its folder is not there, or
-            the type is another one.
+        ValueError: if the name ends otherwise, its folder is not there, the
+            type is another one, or Keras's `quantize` has changed the model.
         OSError: if the file cannot be written.
     """
     path = pathlib.Path(path)
@@ -147,9 +153,15 @@ def save(model, path, dtype="float16"):
             f"{dtype!r}. Pass one of these names: weights are read only as "
             "such numbers."
         )
+    copies.require_unquantised(
+        model, "Save the weights before `quantize`, or the model as `.keras`."
+    )
+    found = structure.variables(model)
+    for layer, name in structure.adapted(model):
+        found[f"{layer.name}/{name}"] = getattr(layer, name)
     arrays = {
         name: _in_range(keras.ops.convert_to_numpy(v), dtype)
-        for name, v in structure.variables(model).items()
+        for name, v in found.items()
     }
     with replacing(path) as part:
         part.write_bytes(serialise(arrays))

@@ -55,7 +55,8 @@ _FOREIGN = {
     b"{": (
         "JSON, as the list of a model's several files",
         "Load these files, as by `safetensors.numpy.load_file`, and save "
-        "their arrays together by `save_file`",
+        "their arrays together by `save_file`; those of Keras, by the model's "
+        "`load_weights`",
     ),
     b"version https://git-lfs": (
         "a pointer of Git LFS",

@@ -173,8 +173,8 @@ def _write(body, part, offset, name):
 
 def _default_directory():
     """Returns the cache folder, with Keras' own rule for its home."""
-    home = os.path.expanduser("~")
-    if not os.access(home, os.W_OK):
+    home = os.path.expanduser("~")  # "~" still, for a user without a home
+    if home == "~" or not os.access(home, os.W_OK):
         home = "/tmp"
     keras = os.environ.get("KERAS_HOME", os.path.join(home, ".keras"))
     return os.path.join(os.path.expanduser(keras), "models", "keras_resnext")

@@ -115,15 +115,19 @@ def variables(model):
     """Returns a model's weights by name, wherever in it their layers are.
 
     The names are `layer/variable`, as `checkpoints.read` returns them for a
-    Keras file of the model; `v.path` would have name scopes in it. Unlike the
-    variables, they leave out the random states of dropout.
+    Keras file of the model; `v.path` would have name scopes in it. As in such
+    a file, the random states of dropout and what LoRA has added are left out.
 
     Raises:
         ValueError: If two weights have the same name.
     """
     named, found = {}, {}
     for layer in sublayers(model):  # the innermost ones come last
-        found |= {id(v): (f"{layer.name}/{v.name}", v) for v in layer.weights}
+        found |= {
+            id(v): (f"{layer.name}/{v.name}", v)
+            for v in layer.weights
+            if not v.name.startswith("lora_")
+        }
     for name, variable in found.values():
         if name in named:
             raise ValueError(
@@ -133,6 +137,14 @@ def variables(model):
             )
         named[name] = variable
     return named
+
+
+def adapted(model):
+    """Yields the layers with LoRA, and the name of what it adds to."""
+    for layer in sublayers(model):
+        if getattr(layer, "lora_enabled", False):
+            known = ("kernel", "embeddings")
+            yield layer, next(n for n in known if hasattr(layer, f"lora_{n}_b"))
 
 
 def describe_model(model):

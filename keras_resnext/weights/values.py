@@ -52,12 +52,16 @@ def without_others(arrays, variables):
     """Leaves out other layers of a Keras file that has the whole network.
 
     They are what prepares the pictures, or another output. A warning names
-    them.
+    them. What more a layer of the network has is none of these: the rest of
+    it would mean something else without.
     """
+    layers = {name.rpartition("/")[0] for name in variables}
     others = [
         name
         for name in arrays.keys() - variables
-        if "/" in name and not _BACKBONE.match(name)
+        if "/" in name
+        and not _BACKBONE.match(name)
+        and name.rpartition("/")[0] not in layers
     ]
     if not others or variables.keys() - arrays:
         return arrays

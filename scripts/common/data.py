@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from keras_resnext import pillow
+from keras_resnext import pillow, processor
 from keras_resnext.commands import console
 
 PARTS = ("train", "test")
@@ -443,8 +443,8 @@ def _corrupt(folder, files):
         for file, stat in stats.items()
     }
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    home = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
-    memory = home / "keras_resnext" / f"decoded-{name}.json"
+    home = pathlib.Path(processor.keras_home(), "keras_resnext")
+    memory = home / f"decoded-{name}.json"
     known = _recall(memory)
     new = [
         file
