@@ -45,6 +45,12 @@ HEADER = """
 |---|---|---|---|---|---|---|
 """
 
+# Options that only a network has.
+_OF_NETWORKS = (
+    *("weights", "classes", "checkpoint", "accept_noncommercial"),
+    *("resize", "crop"),
+)
+
 
 def parse_arguments():
     """Returns the command line's options."""
@@ -79,6 +85,13 @@ def parse_arguments():
     args = parser.parse_args()
     if (args.model is None) == (args.artifact is None):
         parser.error("A network or --artifact is required, and not both.")
+    given = [n for n in _OF_NETWORKS if getattr(args, n) not in (None, False)]
+    if args.artifact is not None and given:
+        words = " ".join(f"--{name.replace('_', '-')}" for name in given)
+        parser.error(
+            "--artifact must be alone: it has its own weights, and says which "
+            f"preprocessing pictures get. Received: {words}. Leave that out."
+        )
     return args
 
 
@@ -152,7 +165,10 @@ def load_model(args):
 def load_pictures(args):
     """Returns the `data.Split` to measure on."""
     folder = pathlib.Path(args.data)
-    if folder.is_dir() and not any(map(_is_class, folder.iterdir())):
+    # Of no path, as of a variable of the shell that is not set, `Path` makes
+    # the folder one is in.
+    flat = args.data and folder.is_dir()
+    if flat and not any(map(_is_class, folder.iterdir())):
         return named_pictures(folder)
     return data.load_test(args)
 
@@ -229,8 +245,7 @@ def evaluate(model, split, transform, batch_size=64, on_corrupt="skip"):
 def table(args, result):
     """Returns the result as rows of a table in Markdown."""
     model = args.model or str(args.artifact)
-    own = args.model is None or model.endswith(".keras")
-    weights = "-" if own else args.weights
+    weights = args.weights or "-"  # none of what has its own
     names = [pathlib.Path(n).name for n in (model, weights, args.data)]
     return "".join(
         f"| {' | '.join(names)} | {result['images']:,} | {among['classes']:,} "
@@ -256,6 +271,7 @@ def write(args, result, labels, predictions, classes):
 def main():
     """Measures, prints a table and writes the files."""
     args = parse_arguments()
+    files.require_writable(args.out)
     from common import versions  # imports Keras, for which help need not wait
 
     split = load_pictures(args)

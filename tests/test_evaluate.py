@@ -16,7 +16,7 @@ from PIL import Image
 
 import evaluate
 import keras_resnext
-from common import classifier, data
+from common import classifier, data, files
 from keras_resnext.commands import networks
 
 # Each network is asked once: to trace it would take longer.
@@ -394,9 +394,14 @@ def test_an_unwritable_folder_is_said_so(folder, tmp_path, monkeypatch, capsys):
     command = ["evaluate", str(tmp_path / "net.keras"), "--data", str(folder)]
     command += ["--checkpoint", "resnext29/cifar10", "--holdout", "1"]
     monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "out")])
+    with monkeypatch.context() as patch:  # before anything is read
+        patch.setattr(evaluate, "load_pictures", None)
+        with pytest.raises(SystemExit, match="--out must be a folder that can"):
+            evaluate.main()
+    # If it becomes so meanwhile, what was measured is not lost.
+    monkeypatch.setattr(files, "require_writable", lambda folder: None)
     with pytest.raises(SystemExit, match="--out must be a folder that can be"):
         evaluate.main()
-    # What was measured is not lost.
     assert "| net.keras | - | pictures | 6 | " in capsys.readouterr().out
 
 
@@ -455,6 +460,41 @@ def test_either_a_network_or_an_artifact(monkeypatch, capsys):
         with pytest.raises(SystemExit):
             evaluate.parse_arguments()
         assert "A network or --artifact" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--resize", "40"], ["--crop", "32"], ["--weights", "cifar10"]),
+        *(["--classes", "10"], ["--checkpoint", "resnet18"]),
+        ["--accept-noncommercial"],
+    ],
+)
+def test_an_artifact_takes_no_options_of_networks(monkeypatch, capsys, words):
+    command = ["evaluate", "--artifact", "net.onnx", "--data", "x", *words]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        evaluate.parse_arguments()
+    message = f"says which preprocessing pictures get. Received: {words[0]}. "
+    assert message in capsys.readouterr().err
+
+
+def test_no_path_is_not_this_folder(folder, monkeypatch):
+    (path := next(folder.rglob("*.png"))).rename(folder.parent / path.name)
+    folder.rename(folder.parent / ".pictures")
+    monkeypatch.chdir(folder.parent)
+    command = ["evaluate", "resnext29", "--data", ""]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(ValueError, match=r"--data must be .* Received: ''\."):
+        evaluate.load_pictures(evaluate.parse_arguments())
+
+
+def test_a_network_on_the_hub_has_no_other_weights():
+    args = argparse.Namespace(model="hf://somebody/fine-tuned", weights=None)
+    args.data, args.artifact = "data.npz", None
+    among = {"classes": 10, "top1": 90.0, "top5": 99.0}
+    row = evaluate.table(args, {"images": 12, "accuracy": [among]})
+    assert row == "| fine-tuned | - | data.npz | 12 | 10 | 90.00 | 99.00 |\n"
 
 
 def test_a_file_of_weights_gets_the_usual_preprocessing(capsys):
