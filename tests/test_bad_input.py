@@ -424,7 +424,7 @@ def test_workers_that_write_elsewhere_need_no_lock(
     class Second(distribute.Single):
         worker, workers = 1, 2
 
-    monkeypatch.setattr(distribute, "choose", lambda name: Second())
+    monkeypatch.setattr(distribute, "choose", lambda *_: Second())
     sys.argv = ["train", *map(str, small)]
     train.main()
     assert os.listdir("run") == ["training.lock"]

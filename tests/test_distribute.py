@@ -289,7 +289,7 @@ def test_batch_that_devices_cannot_share(tmp_path, monkeypatch, run_here):
     parts |= {"x_test": images, "y_test": labels}
     np.savez(tmp_path / "data.npz", **parts)
     two = types.SimpleNamespace(replicas=2)
-    monkeypatch.setattr(distribute, "choose", lambda name: two)
+    monkeypatch.setattr(distribute, "choose", lambda *_: two)
     answer = run_here(
         *(train.main, "--data", tmp_path / "data.npz"),
         *("--out", tmp_path / "out", "--batch-size", "15"),
@@ -314,3 +314,58 @@ def test_multi_worker_needs_a_cluster(monkeypatch, config):
     monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(ValueError, match=r"Received: (TF_CONFIG|multi_worker)"):
         distribute.choose("multi_worker")
+
+
+@tensorflow_only
+@pytest.mark.parametrize("name", ["mirrored", "multi_worker"])
+def test_replicas_do_not_accumulate(tmp_path, run_here, name):
+    images, labels = np.zeros((30, 8, 8, 3), "uint8"), np.arange(30) % 3
+    parts = {"x_train": images, "y_train": labels}
+    parts |= {"x_test": images, "y_test": labels}
+    np.savez(tmp_path / "data.npz", **parts)
+    answer = run_here(
+        *(train.main, "--data", tmp_path / "data.npz", "--batch-size", 5),
+        *("--out", tmp_path / "out", "--strategy", name, "--accumulate", 2),
+        *("--dtype", "float32", "--no-deterministic"),
+    )
+    assert answer.returncode == 1
+    message = f"Received: --accumulate 2 with --strategy {name}. Leave"
+    assert message in answer.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@tensorflow_only
+def test_the_second_phase_has_a_step_of_its_own():
+    import tensorflow as tf
+
+    # Of one worker, which needs no cluster.
+    workers = object.__new__(distribute.MultiWorker)
+    workers.strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    x, y = np.eye(4, dtype="f4"), np.eye(2, dtype="f4")[[0, 1, 0, 1]]
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(4, True)
+    with workers.scope():
+        model = keras.Sequential(
+            [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)]
+        )
+    first, second = model.layers
+    for epoch, frozen in enumerate((True, False)):
+        first.trainable = not frozen
+        before = first.get_weights()[0], second.get_weights()[0]
+        with workers.scope():
+            model.compile("sgd", "mse", metrics=["mae"])
+            model.optimizer.build(model.trainable_variables)
+        logs = workers.fit(
+            model,
+            batches,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            steps_per_epoch=1,
+            callbacks=[],
+        ).history
+        assert set(logs) == {"loss", "mae"}
+        after = first.get_weights()[0], second.get_weights()[0]
+        changed = [
+            not np.array_equal(*pair)
+            for pair in zip(before, after, strict=True)
+        ]
+        assert changed == [not frozen, True]

@@ -131,7 +131,7 @@ class MultiWorker(Mirrored):
             epochs=options["epochs"],
             steps=options["steps_per_epoch"],
         )
-        step = self._step(model)
+        step = self._step(model, model.optimizer)
         callbacks.on_train_begin()
         model.reset_metrics()
         callbacks.on_epoch_begin(epoch)
@@ -146,8 +146,10 @@ class MultiWorker(Mirrored):
         callbacks.on_train_end(logs)
         return model.history
 
-    @functools.cache  # noqa: B019, traced once; there are two at most
-    def _step(self, model):
+    # Traced once a phase, of which there are two at most: each compiles anew,
+    # with an optimizer and metrics of its own.
+    @functools.cache  # noqa: B019
+    def _step(self, model, optimizer):
         import tensorflow as tf
 
         @tf.function
@@ -178,12 +180,16 @@ class DataParallel(Mirrored):
             return super().fit(model, batches, **options)
 
 
-def choose(name):
+def choose(name, accumulate=1):
     """Returns the strategy of `train.py`'s name for it.
 
+    Args:
+        name: Of the strategy.
+        accumulate: Steps whose gradients make one update.
+
     Raises:
-        ValueError: If the backend has none of that name, or if the
-            environment does not describe the cluster.
+        ValueError: If the backend has none of that name, or none that
+            accumulates, or if the environment does not describe the cluster.
     """
     if name == "none":
         return Single()
@@ -198,5 +204,12 @@ def choose(name):
             "--strategy multi_worker needs TensorFlow, and mirrored needs "
             f"TensorFlow or JAX. Received: {name} under {backend}. Set "
             "KERAS_BACKEND, or leave --strategy out."
+        )
+    if accumulate > 1 and backend == "tensorflow":
+        # Keras updates behind a condition, in which replicas cannot meet.
+        raise ValueError(
+            "--accumulate must be 1 with --strategy under TensorFlow. "
+            f"Received: --accumulate {accumulate} with --strategy {name}. "
+            "Leave one of both out, or, for mirrored, set KERAS_BACKEND=jax."
         )
     return found[backend, name]()

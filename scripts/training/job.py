@@ -35,7 +35,7 @@ def run(args, recipe):
         recipe: A `recipes.Recipe`.
     """
     configure(args)
-    strategy = distribute.choose(args.strategy)
+    strategy = distribute.choose(args.strategy, recipe.accumulate)
     train, test = load(args, recipe, strategy)
     state = resume.Run(args.out, describe(args, recipe, train, test))
     with strategy.scope():
