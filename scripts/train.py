@@ -53,8 +53,6 @@ def parse_arguments():
         for name, value in vars(args).items()
         if name in fields and value is not None
     }
-    if len(given.get("sizes", ())) > 1:  # one for each epoch
-        given.setdefault("epochs", len(given["sizes"]))
     recipe = dataclasses.replace(recipes.RECIPES[args.recipe], **given)
     _check_fields(parser, given, recipe)
     if given.get("zero_gamma") and args.weights:
@@ -95,7 +93,7 @@ def _check_fields(parser, given, recipe):
         parser.error(
             "--sizes must have one number for each epoch, or fewer. Received: "
             f"{len(sizes)} of them with --epochs {recipe.epochs}. Leave out "
-            "the last ones, or --epochs."
+            "the last ones, or pass more --epochs."
         )
 
 

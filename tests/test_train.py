@@ -426,16 +426,20 @@ def prepare(tmp_path):
             for i, label in enumerate(self.LABELS):
                 yield i, {"image": self.IMAGE, "label": label}
 
-    def prepare(image=None, label=None, labels=(0, 1, 0, 1), shape=(8, 8, 3)):
+    def prepare(
+        image=None,
+        label=None,
+        labels=(0, 1, 0, 1),
+        shape=(8, 8, 3),
+        file_format="array_record",
+    ):
         Given.FEATURES = {
             "image": image or tfds.features.Image(shape=shape),
             "label": label or tfds.features.ClassLabel(names=["a", "b"]),
         }
         feature = Given.FEATURES["image"]
         Given.IMAGE, Given.LABELS = np.zeros(shape, feature.np_dtype), labels
-        Given(
-            data_dir=tmp_path, file_format="array_record"
-        ).download_and_prepare()
+        Given(data_dir=tmp_path, file_format=file_format).download_and_prepare()
         return "tfds:given", tmp_path
 
     return prepare
@@ -504,6 +508,22 @@ def test_shares_of_tensorflow_datasets(prepare):
         if 0 in sizes:
             with pytest.raises(ValueError, match=r"Received: none of a, b\."):
                 data.require_trainable(*parts)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tfrecords_that_do_not_fit_into_memory(prepare, monkeypatch):
+    given = prepare(file_format="tfrecord")
+    (test,) = data.load(*given, holdout=0.25, parts=["test"])
+    assert len(test.images) == 1
+    tfds = pytest.importorskip("tensorflow_datasets")
+    builder = tfds.builder("given", data_dir=given[1])
+    one = builder.info.splits["train"].num_bytes // 4
+    monkeypatch.setattr(data, "_MOST_BYTES", 2 * one)
+    with pytest.raises(ValueError, match="must be prepared as array_record"):
+        data.load(*given, holdout=0.25)
+    # One of four fits.
+    (test,) = data.load(*given, holdout=0.25, parts=["test"])
+    assert len(test.images) == 1
 
 
 # Batches
@@ -583,6 +603,24 @@ def test_few_batches_are_made_ahead(split, monkeypatch):
     for taken, _ in enumerate(stream._generator(0, 0), 1):
         assert len(made) <= taken + 5
     assert sorted(made) == list(range(16))
+
+
+def test_as_few_are_made_ahead_by_tensorflow(split, monkeypatch):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the others use no tf.data")
+    recipe = dataclasses.replace(QUICK, batch_size=2)
+    stream = batches.Stream(batches.Plan(split, recipe, 12, 0), 2)
+    stream.ahead = 3
+    made, batch = [], batches.Plan.batch
+    monkeypatch.setattr(
+        batches.Plan,
+        "batch",
+        lambda plan, epoch, step: made.append(step) or batch(plan, epoch, step),
+    )
+    for taken, _ in enumerate(stream.epoch(0), 1):
+        time.sleep(0.02)  # in which more could be made
+        assert len(made) <= taken + 3
+    assert sorted(made) == list(range(32))
 
 
 def test_what_is_compiled_serves_all_epochs(split):
@@ -1046,6 +1084,7 @@ def test_fields_without_effect_are_refused(tmp_path, run_here, words, sentence):
         "--recipe rsb_a2 --augment none",
         "--recipe paper_cifar --schedule cosine",
         "--sizes 8 16 --epochs 1 --unfreeze-epochs 1",
+        "--sizes 8 16",
         "--recipe quick --epochs 2 --weights cifar10",
     ],
 )
@@ -1384,7 +1423,7 @@ def test_the_gain_of_features_is_told():
 def options(archive):
     return (
         *("--data", archive, "--groups", 2),
-        *("--sizes", 8, 16, "--batch-size", 8),
+        *("--sizes", 8, 16, "--epochs", 2, "--batch-size", 8),
         *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.7),
         *("--learning-rate", 0.05),
     )
@@ -1510,7 +1549,8 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
     whole = tmp_path / "whole"
     options = (
         *("--data", archive, "--recipe", "finetune", "--weights", shipped),
-        *("--sizes", 8, 16, "--batch-size", 16, "--dtype", "float32"),
+        *("--sizes", 8, 16, "--epochs", 2, "--batch-size", 16),
+        *("--dtype", "float32"),
         *("--stochastic-depth", 0.3, "--mixup", 0.2, "--ema", 0.3),
         *("--epochs", 1, "--unfreeze-epochs", 1, "--unfreeze-lr", 0.01),
         *("--save-every", 1, "--out"),

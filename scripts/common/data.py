@@ -140,8 +140,8 @@ def _trained_division(path):
 def load(
     source,
     data_dir=None,
-    holdout=0.2,
-    seed=0,
+    holdout=_DIVISION["holdout"],
+    seed=_DIVISION["seed"],
     on_corrupt="skip",
     parts=PARTS,
 ):
@@ -635,7 +635,12 @@ def _tfds_source(builder, part, decoders):
     try:
         return builder.as_data_source(part, decoders=decoders)
     except NotImplementedError as error:  # no random access to TFRecord files
-        if decoders and builder.info.splits[part].num_bytes > _MOST_BYTES:
+        # Of a share of a part, TFDS knows the number of pictures alone.
+        some, whole = (
+            builder.info.splits[name] for name in (part, part.partition("[")[0])
+        )
+        share = some.num_examples / whole.num_examples
+        if decoders and share * whole.num_bytes > _MOST_BYTES:
             raise ValueError(
                 "A dataset that does not fit into memory must be prepared as "
                 f"array_record. Received: {builder.info.full_name} as "

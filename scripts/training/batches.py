@@ -35,6 +35,8 @@ _MEAN = [round(255 * mean) for mean in IMAGENET_MEAN]
 # Of all batches that are made ahead of time.
 _MOST_BYTES = 4 << 30
 
+_TESTED = 250  # pictures in a batch to test with
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -394,7 +396,8 @@ class Stream:
         batches = (
             tf.data.Dataset.range(first, plan.steps)
             .map(make, self.threads, deterministic=True)
-            .prefetch(tf.data.AUTOTUNE)
+            # What is made, or waits to be taken, is among `threads`.
+            .prefetch(self.ahead - self.threads)
         )
         # The zip first asks the clock, then waits for the batch. TensorFlow's
         # own clock is not allowed where all is to be deterministic.
@@ -429,13 +432,12 @@ class Unchanged(keras.utils.PyDataset):
 
     Attributes:
         split: A `data.Split`, whose images may also be features.
-        batch_size: Number of pictures in all batches but the last.
     """
 
-    def __init__(self, split, recipe, batch_size=250):
+    def __init__(self, split, recipe):
         """Takes the attributes, and the `recipes.Recipe` for the sizes."""
         super().__init__(workers=THREADS)
-        self.split, self.batch_size = split, batch_size
+        self.split = split
         crop = recipe.test_size or recipe.sizes[-1]
         self._transform = keras_resnext.eval_transform(
             usual(recipe.test_resize or crop, crop)
@@ -443,13 +445,12 @@ class Unchanged(keras.utils.PyDataset):
 
     def __len__(self):
         """Returns the number of batches."""
-        return -(-len(self.split.labels) // self.batch_size)
+        return -(-len(self.split.labels) // _TESTED)
 
     def __getitem__(self, index):
         """Returns images or features, and one-hot targets."""
-        start = index * self.batch_size
-        labels = self.split.labels[start : start + self.batch_size]
-        images = self.split.images[start : start + self.batch_size]
+        chosen = slice(index * _TESTED, (index + 1) * _TESTED)
+        labels, images = self.split.labels[chosen], self.split.images[chosen]
         if not (isinstance(images, np.ndarray) and images.ndim == 2):
             images = np.stack([self._transform(image) for image in images])
         return images, np.eye(len(self.split.classes), dtype="f4")[labels]
