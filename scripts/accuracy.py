@@ -14,7 +14,7 @@ __keras_later__ = True  # never here
 from keras_resnext.commands import console  # first: for Ctrl-C
 
 # isort: split
-from common import files, pictures
+from common import pictures
 from keras_resnext import registry
 
 _FAMILIES = (
@@ -110,9 +110,14 @@ def main():
     parser = console.Parser(description=__doc__)
     parser.add_argument("path", type=console.path, help="PNG file to write")
     path = parser.parse_args().path
+    if path.is_dir():
+        parser.error(
+            f"path must be a PNG file. Received: {path}, a folder. Name a "
+            "file in it."
+        )
     console.require_packages("examples", "matplotlib")
-    with files.writing(path.parent):
-        draw(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(path)
     print(path)
 
 

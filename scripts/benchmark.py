@@ -432,7 +432,12 @@ def _add_batches(parser, everyone, batches, train_batch, steps):
 def _add_clients(parser):
     """Adds the options of `serve`."""
     add = parser.add_argument
-    add("path", type=console.path, help="what `export` wrote")
+    add(
+        "path",
+        type=console.path,
+        help="what `export` wrote: it is asked, or, with --grpc, says only\n"
+        "which side the pictures have",
+    )
     add("--grpc", help="host and port of TensorFlow Serving")
     add("--model", default="resnext50", help="its name there")
     add(

@@ -186,7 +186,7 @@ class Shown:
     heat: np.ndarray
 
 
-def show(model, images, names, transform, captions, best):
+def show(model, images, names, transform, captions, best, batch_size):
     """Returns what is `Shown` of some pictures.
 
     Args:
@@ -196,6 +196,7 @@ def show(model, images, names, transform, captions, best):
         transform: What makes an input of a picture.
         captions: A text for each.
         best: The predicted classes, integers `(n,)`.
+        batch_size: Number of pictures that are computed at once.
     """
     from common.grad_cam import grad_cam
     from keras_resnext.export.preparing import as_input
@@ -209,7 +210,15 @@ def show(model, images, names, transform, captions, best):
         )
     )
     seen = np.clip(sharp(images) * row.std + row.mean, 0, 1)
-    heat = grad_cam(model, as_input(model.inputs[0], transform(images)), best)
+    inputs = as_input(model.inputs[0], transform(images))
+    heat = np.concatenate(
+        [
+            grad_cam(
+                model, inputs[i : i + batch_size], best[i : i + batch_size]
+            )
+            for i in range(0, len(inputs), batch_size)
+        ]
+    )
     paths = [image if isinstance(image, str) else None for image in images]
     return [
         Shown(*of)
@@ -310,7 +319,7 @@ def _image(content, kind, text):
     return f'<img alt="{text}" src="data:image/{kind};base64,{data}">'
 
 
-def most_confused(labels, best, classes, count=10):
+def most_confused(labels, best, classes):
     """Returns lines for a table of what is taken for what most often."""
     pairs = collections.Counter(
         (a, b) for a, b in zip(labels, best, strict=True) if a != b
@@ -320,7 +329,7 @@ def most_confused(labels, best, classes, count=10):
             f"<td>{html.escape(str(cell))}</td>"
             for cell in (classes[label], classes[taken], number)
         )
-        for (label, taken), number in pairs.most_common(count)
+        for (label, taken), number in pairs.most_common(10)
     ]
 
 
@@ -343,6 +352,7 @@ def explain(args, test):
             transform,
             [caption(labels[i], scores[i], classes) for i in chosen],
             best[chosen],
+            args.batch_size,
         )
         for page, chosen in pages(labels, scores, args.count).items()
     }

@@ -24,10 +24,12 @@ from benchmarks import (
     contenders,
     growth,
     prepare,
+    serve,
     tasks,
     worker,
 )
 from benchmarks.engines import keras as keras_engine
+from keras_resnext.export import serving
 
 BENCHMARK = pathlib.Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
@@ -359,7 +361,7 @@ def test_serve_asks_from_many_clients(tmp_path):
 
 def test_a_server_that_is_down_is_one_sentence(tmp_path, run_here):
     pytest.importorskip("tensorflow_serving", reason="pip install '.[export]'")
-    server = ("--grpc", "localhost:1", "--out", tmp_path)
+    server = ("--grpc", "localhost:1", "--side", 32, "--out", tmp_path)
     answer = run_here(benchmark.main, "serve", tmp_path, *server)
     assert answer.returncode == 1
     last = answer.stderr.splitlines()[-1]
@@ -367,3 +369,22 @@ def test_a_server_that_is_down_is_one_sentence(tmp_path, run_here):
     answer = run("serve", tmp_path / "none", "--out", tmp_path)
     assert answer.returncode == 1 and "Traceback" not in answer.stderr
     assert "A folder that `export` wrote as a SavedMo" in answer.stderr
+
+
+def test_a_servers_pictures_have_the_models_side(
+    tmp_path, run_here, monkeypatch
+):
+    for package in ("grpc", "tensorflow_serving"):
+        pytest.importorskip(package, reason="pip install '.[export]'")
+    path, asked = tmp_path / "served" / "1", []
+    (tmp_path / "facts.json").write_text('{"crop": 48}')
+    monkeypatch.setattr(serve, "_newest", lambda folder: path)
+    monkeypatch.setattr(serving, "facts_of", lambda _: tmp_path / "facts.json")
+    monkeypatch.setattr(
+        serve, "_requests", lambda model, side: asked.append(side) or {}
+    )
+    line = ("serve", path.parent, "--grpc", "localhost:1", "--out", tmp_path)
+    for words in ((), ("--side", 64)):
+        answer = run_here(benchmark.main, *line, *words)
+        assert answer.returncode == 0, answer.stderr
+    assert asked == [48, 64]

@@ -379,6 +379,26 @@ def test_heat_maps_need_feature_maps():
         grad_cam.grad_cam(model, np.zeros((1, 4)), [0])
 
 
+def test_heat_maps_come_in_batches(monkeypatch):
+    computed = []
+
+    def heat(model, images, classes):
+        assert len(images) == len(classes)
+        computed.append(len(images))
+        return np.full((len(images), 2, 2), len(computed), "float32")
+
+    monkeypatch.setattr(grad_cam, "grad_cam", heat)
+    images = keras.Input((32, 32, 3))
+    model = keras.Model(images, keras.layers.Identity()(images))
+    shown = script.show(
+        *(model, list(np.zeros((5, 32, 32, 3), "uint8")), "abcde"),
+        keras_resnext.eval_transform("resnext29/cifar10"),
+        *("vwxyz", np.arange(5), 2),
+    )
+    assert computed == [2, 2, 1]
+    assert [one.heat[0, 0] for one in shown] == [1, 1, 2, 2, 3]
+
+
 @pytest.mark.parametrize("lines", ["epoch,loss\n0,1.5\n", "a,b\n1,2\n", "x\n"])
 def test_a_log_of_another_program_has_no_curves(lines, tmp_path, capsys):
     (tmp_path / "log.csv").write_text(lines)

@@ -46,4 +46,7 @@ def test_accuracy_is_drawn(tmp_path, run_here):
     (tmp_path / "file").write_text("")
     failed = run_here(accuracy.main, tmp_path / "file" / "accuracy.png")
     assert failed.returncode and "Traceback" not in failed.stderr
-    assert "must be a folder that can be written" in failed.stderr
+    assert f"Received: {tmp_path / 'file'} (" in failed.stderr
+    failed = run_here(accuracy.main, tmp_path)
+    assert failed.returncode == 2
+    assert f"Received: {tmp_path}, a folder. Name a" in failed.stderr

@@ -61,14 +61,16 @@ def serve(arguments):
     """Measures pictures/s and latency of a server with many clients."""
     packages = ("tensorflow", "grpc", "tensorflow_serving")
     console.require_packages("export", *packages)
-    services = dict.fromkeys([arguments.grpc] if arguments.grpc else ())
-    if not services:
-        path = _newest(arguments.path)
+    # Of a server that runs, the folder says no more than the pictures' side.
+    known = arguments.grpc and arguments.side
+    path = None if known else _newest(arguments.path)
+    services = {arguments.grpc: None}
+    if not arguments.grpc:
         services = {
             name: (path, *threads) for name, threads in CONFIGURATIONS.items()
         }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    side = arguments.side or _side(*services.values())
+    side = arguments.side or _side(path)
     requests = _requests(arguments.model, side)
     rows = []
     for name, service in services.items():
@@ -101,12 +103,12 @@ def _newest(folder):
     return versions[max(versions)]
 
 
-def _side(service, *_):
+def _side(path):
     """Returns the side of the pictures of a model, as far as it says it."""
     from keras_resnext.export import serving
 
-    facts = service and serving.facts_of(service[0])
-    if not facts or not facts.exists():
+    facts = serving.facts_of(path)
+    if not facts.exists():
         return _SIDE
     return json.loads(facts.read_text("utf-8"))["crop"]
 
