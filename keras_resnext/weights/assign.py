@@ -119,7 +119,7 @@ def fill(model, stored):
         variable.assign(arrays[name])
     for layer, name in structure.adapted(model):  # as Keras does
         added = getattr(layer, f"lora_{name}_b")
-        added.assign(keras.ops.zeros_like(added))
+        added.assign(np.zeros(added.shape))
 
 
 def save(model, path, dtype="float16"):
