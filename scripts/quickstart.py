@@ -85,9 +85,8 @@ def fine_tune(images, labels):
     x = keras_resnext.preprocess_input(images)
     # The network is frozen: what it says of a digit is the same in each epoch.
     features = base.predict(x, batch_size=128, verbose=0)
-    (train, test), (y_train, y_test), (_, x_test) = (
-        train_test_split(part, test_size=0.25, stratify=labels, random_state=0)
-        for part in (features, labels, x)
+    train, test, y_train, y_test, _, x_test = train_test_split(
+        *(features, labels, x), test_size=0.25, stratify=labels, random_state=0
     )
     head = keras.Sequential(
         [

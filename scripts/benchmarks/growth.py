@@ -102,7 +102,11 @@ def measure(run, work, peaks, rounds):
 
 
 def points(series):
-    """Yields what varies, and each point once: a copy of `BASE`."""
+    """Yields what varies, and each point of its series: a copy of `BASE`.
+
+    `BASE` itself is in all of them, and measured in each: what its rows differ
+    by is the noise.
+    """
     for what, values in series.items():
         for value in values:
             yield what, BASE | {what: value}

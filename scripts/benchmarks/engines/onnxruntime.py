@@ -1,5 +1,7 @@
 """ONNX Runtime on our export and on PyTorch's, in float32 and int8."""
 
+import types
+
 import numpy as np
 
 from benchmarks import tasks
@@ -28,7 +30,9 @@ def quantize(task, source, path):
     prepared = path.with_suffix(".prepared")
     shape_inference.quant_pre_process(str(source), str(prepared))
     images = _layout("torch_onnx", tasks.images(task, 32))
-    reader = _Reader(iter({"images": i[np.newaxis]} for i in images))
+    feeds = ({"images": i[np.newaxis]} for i in images)
+    # What asks for one input after the other, and for none at the end.
+    reader = types.SimpleNamespace(get_next=lambda: next(feeds, None))
     quantization.quantize_static(
         str(prepared),
         str(path),
@@ -38,17 +42,6 @@ def quantize(task, source, path):
         reduce_range=True,
     )
     prepared.unlink()
-
-
-class _Reader:
-    """What `quantize_static` asks for one input after the other."""
-
-    def __init__(self, feeds):
-        self._feeds = feeds
-
-    def get_next(self):
-        """Returns the next input, or `None` at the end."""
-        return next(self._feeds, None)
 
 
 def _layout(format, images):

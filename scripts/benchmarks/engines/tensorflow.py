@@ -59,15 +59,15 @@ def _from_clients(task, call):
     return run
 
 
-def session_in_shares(task, precision, most=8):
+def session_in_shares(task, precision):
     """The same, but every processor works alone on a share of the images.
 
-    No operation then waits for another processor. A share has at most `most`
+    No operation then waits for another processor. A share has at most 8
     images.
     """
     call = _session(task, precision, tasks.THREADS, 1)
     images = tasks.images(task)
-    count = max(tasks.THREADS, math.ceil(len(images) / most))
+    count = max(tasks.THREADS, math.ceil(len(images) / 8))
     shares = np.array_split(images, min(count, len(images)))
     clients = concurrent.futures.ThreadPoolExecutor(tasks.THREADS)
     return lambda: np.concatenate(list(clients.map(call, shares)))
