@@ -296,16 +296,36 @@ class TestFormats:
         assert_same(_halved(values(net)), values(other))
 
     @anywhere
-    def test_save_of_numbers_without_axes(self, tmp_path):
-        """As `Normalization` counts what it has seen."""
-        x = keras.Input((32, 32, 3))
-        own = keras.layers.Normalization()
-        own.adapt(np.random.default_rng(0).random((4, 32, 32, 3), "float32"))
-        model = keras.Model(x, tiny(include_top=False)(own(x)))
-        file = tmp_path / "net.safetensors"
-        weights.save(model, file, "float32")
-        weights.load(model, file)
-        assert load_file(file)[f"{own.name}/count"].shape == ()
+    @pytest.mark.parametrize("suffix", ["safetensors", "keras", "weights.h5"])
+    def test_other_layers_around_a_network(self, suffix, tmp_path):
+        """`Normalization` counts, and Keras's files number its variables."""
+
+        def build():
+            x = keras.Input((32, 32, 3))
+            y = keras.layers.Normalization(name="own")(x)
+            y = tiny(include_top=False)(y)
+            y = keras.layers.BatchNormalization(scale=False, name="bn")(y)
+            y = keras.layers.GroupNormalization(2, name="groups")(y)
+            y = keras.layers.SeparableConv2D(3, 1, name="separable")(y)
+            return keras.Model(x, y)
+
+        model, other = build(), build()
+        random = np.random.default_rng(0)
+        model.get_layer("own").adapt(random.random((4, 32, 32, 3), "float32"))
+        for layer in model.layers[2:]:
+            for v in layer.weights:
+                v.assign(random.random(v.shape, "float32"))
+        file = tmp_path / f"net.{suffix}"
+        save = {
+            "safetensors": lambda path: weights.save(model, path, "float32"),
+            "keras": model.save,
+            "weights.h5": model.save_weights,
+        }[suffix]
+        save(file)
+        weights.load(other, file)
+        assert keras.ops.ndim(other.get_layer("own").count) == 0
+        for saved, loaded in zip(model.weights, other.weights, strict=True):
+            np.testing.assert_array_equal(saved, loaded)
 
     def test_save_of_what_lora_has_learned(self, tmp_path):
         model = tiny()

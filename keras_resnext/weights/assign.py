@@ -10,6 +10,7 @@ from safetensors.numpy import save as serialise
 
 from keras_resnext import copies
 from keras_resnext.files import replacing
+from keras_resnext.nested import sublayers
 from keras_resnext.weights import checkpoints, sources, structure, values
 from keras_resnext.weights.unread import printable
 
@@ -182,10 +183,15 @@ def _in_range(array, dtype):
 
 
 def _renamed(arrays, model):
-    """Names what a `.weights.h5` without names has after the model's layers."""
-    if not all("/vars/" in name for name in arrays):
-        return arrays
-    return checkpoints.rename_keras_variables(arrays, _triples(model))
+    """Names what a `.weights.h5` only numbers after the model's layers."""
+    if all("/vars/" in name for name in arrays):
+        arrays = checkpoints.rename_keras_variables(arrays, _triples(model))
+    names = {
+        f"{layer.name}/{i}": f"{layer.name}/{v.name}"
+        for layer in sublayers(model)
+        for i, v in enumerate(layer.weights)
+    }
+    return {names.get(name, name): array for name, array in arrays.items()}
 
 
 def _triples(model):

@@ -184,6 +184,7 @@ def grouped_from_depthwise(arrays):
         if (
             variable != "depthwise_kernel"
             or f"{layer}/kernel" in arrays
+            or f"{layer}/pointwise_kernel" in arrays  # a `SeparableConv2D`
             or kernel.ndim != 4
             or not kernel.size
             or kernel.shape[2] % kernel.shape[3]

@@ -116,8 +116,9 @@ def faults(arrays, variables):
 
     Returns:
         List of a text for each fault: names that are missing or too many,
-        other shapes, and numbers that are not floating-point, not finite in
-        the type of the variable, or negative variances.
+        other shapes, and numbers that are neither floating-point nor, where
+        the variable counts, integers, that are not finite in the type of the
+        variable, or negative variances.
     """
     missing, extra = variables.keys() - arrays, arrays.keys() - variables
     found = [f"missing: {name}" for name in sorted(missing)]
@@ -133,9 +134,10 @@ def _fault(name, array, variable):
     if array.shape != required:
         received = printable(str(array.shape))
         return f"shape of {name}: {received}, not {required}"
-    if array.dtype.kind != "f":
-        return f"not floating-point: {name}, but {array.dtype}"
     dtype = keras.backend.standardize_dtype(variable.dtype)
+    counts = "int" in dtype and array.dtype.kind in "iu"
+    if array.dtype.kind != "f" and not counts:
+        return f"not floating-point: {name}, but {array.dtype}"
     with np.errstate(over="ignore"):
         array = array.astype(dtype, copy=False)
     if not np.isfinite(array).all():
