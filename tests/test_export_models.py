@@ -522,6 +522,12 @@ def test_inputs_that_are_no_pictures(tmp_path):
     for inputs, outputs, format, message in (
         (pair, keras.layers.Add()(pair), "litert", "of letters, digits and _"),
         (pair[1], {"images": 2 * pair[1]}, "onnx", "must have different names"),
+        (
+            pair[1],
+            {"a": [2 * pair[1], 3 * pair[1]], "a_0": 4 * pair[1]},
+            "openvino",
+            r"Outputs must have .* names=\['a_0', 'a_1', 'a_0'\]",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             export(keras.Model(inputs, outputs), tmp_path / "names", format)

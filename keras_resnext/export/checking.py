@@ -97,7 +97,14 @@ def check_model(model, format):
         "Call the model on `keras.Input(shape, name=...)`.",
         names=names,
     )
-    names += output_names(copies.graph(model))
+    outputs = output_names(copies.graph(model))
+    require(
+        len({*outputs}) == len(outputs),
+        "Outputs must have different names, of keys and places joined by _",
+        "Return a dictionary with other keys.",
+        names=outputs,
+    )
+    names += outputs
     require(
         format != "onnx" or len({*names}) == len(names),
         "Inputs and outputs must have different names for onnx",
