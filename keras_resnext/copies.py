@@ -76,6 +76,15 @@ def is_plain(layer):
     )
 
 
+def has_fractions(layer):
+    """Tells whether a layer computes with fractions, and could in other types.
+
+    A type of integers is a part of what a layer computes: `Resizing(...,
+    dtype="uint8")` rounds.
+    """
+    return keras.backend.is_float_dtype(layer.compute_dtype)
+
+
 def require_unquantised(model, advice):
     """Refuses a model whose layers Keras's `quantize` has changed."""
     quantised = [
@@ -155,7 +164,7 @@ def recast(model, dtype):
 
     Args:
         model: Any model.
-        dtype: Of the layers that are plain.
+        dtype: Of the layers that are plain and compute with fractions.
 
     Returns:
         `model` itself if there is no such layer, else a model of the same
@@ -179,6 +188,7 @@ def recast(model, dtype):
         return (
             isinstance(op, keras.Layer)
             and is_plain(op)
+            and has_fractions(op)
             and not isinstance(op, keras.layers.InputLayer)
             and op.dtype_policy.name != dtype
         )

@@ -90,6 +90,15 @@ def attention(x, left=0):
     return x, [y, scores]
 
 
+def whole_numbers(x, left=0):
+    """Layers whose type is of integers, which round and count."""
+    levels = layers.Resizing(6, 6, dtype="uint8")(255 * x)
+    classes = layers.Hashing(5)(ops.cast(levels[:, 0, 0], "int32"))
+    counts = layers.CategoryEncoding(5, "count", dtype="int32")(classes)
+    y = net(input_shape=(6, 6, 3))(layers.Rescaling(1 / 255)(levels))
+    return [y, levels, counts]
+
+
 def states(x, left=0):
     x, y = maps()
     y, *state = layers.LSTM(4, return_state=True)(layers.Masking()(y))
@@ -211,6 +220,7 @@ CASES = [
     attention,
     states,
     dictionary_inside,
+    whole_numbers,
     dictionary,
     siamese,
     two_calls,
@@ -316,6 +326,20 @@ def test_networks_of_mixed_precision_in_wrappers():
         assert kinds == {"float32"}
     images = inputs_of(model)
     assert_same(folded(images), expected(images))
+
+
+def test_what_an_artifact_is_compared_with_rounds_as_the_model_does():
+    model = build(whole_numbers)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        x = keras.Input(SHAPE)
+        *_, levels, counts = whole_numbers(x)
+        mixed = keras.Model(x, [levels, counts])
+    finally:
+        keras.config.set_dtype_policy("float32")
+    for made in (model, mixed):
+        recast = copies.recast(made, "float32")
+        assert_same(recast(IMAGES)[-2:], model(IMAGES)[-2:])
 
 
 def test_a_sequential_model_that_is_built_late():

@@ -331,7 +331,11 @@ def _rebuilt(model, dtype, bits):
             return type(op)(inner, name=op.name, dtype=dtype)
         if _is_index(op) and not bits:
             return _Index(op)
-        if not isinstance(op, keras.Layer) or not copies.is_plain(op):
+        if (
+            not isinstance(op, keras.Layer)
+            or not copies.is_plain(op)
+            or not copies.has_fractions(op)
+        ):
             return op
         maps = all(len(x.shape) == 4 for x in keras.tree.flatten(op.output))
         policy = dtype if maps else "float32"
