@@ -66,13 +66,19 @@ def is_plain(layer):
         True for layers of exactly Keras's classes and ours, without state
         that `adapt` has made, functions of a person's own, or layers inside.
     """
+    return _is_known(layer) and not any(
+        isinstance(v, keras.Layer) for v in vars(layer).values()
+    )
+
+
+def _is_known(layer):
+    """Tells whether a class is Keras's or ours, and nothing was added to it."""
     kind = type(layer)
     return (
         (kind in _OWN or kind.__module__.startswith("keras.src.layers."))
         and kind is not keras.layers.Lambda
         and not hasattr(layer, "adapt")
         and "call" not in vars(layer)
-        and not any(isinstance(v, keras.Layer) for v in vars(layer).values())
     )
 
 
@@ -83,6 +89,15 @@ def has_fractions(layer):
     dtype="uint8")` rounds.
     """
     return keras.backend.is_float_dtype(layer.compute_dtype)
+
+
+def wraps_steps(op):
+    """Tells whether an operation is a model with a graph for each step."""
+    return (
+        isinstance(op, keras.layers.TimeDistributed)
+        and type(op).__module__.startswith(("keras.src.", "keras_resnext."))
+        and has_graph(op.layer)
+    )
 
 
 def require_unquantised(model, advice):
@@ -164,7 +179,8 @@ def recast(model, dtype):
 
     Args:
         model: Any model.
-        dtype: Of the layers that are plain and compute with fractions.
+        dtype: Of the layers that compute with fractions and are plain, or
+            hold only such.
 
     Returns:
         `model` itself if there is no such layer, else a model of the same
@@ -174,15 +190,14 @@ def recast(model, dtype):
     def clone(op):
         if has_graph(op):
             return recast(op, dtype)
-        if (
-            type(op) is keras.layers.TimeDistributed  # hides a whole network
-            and has_graph(op.layer)
-        ):
+        if wraps_steps(op):  # hides a whole network
             inner = recast(op.layer, dtype)
             if inner is op.layer:
                 return op
             return type(op)(inner, name=op.name, dtype=dtype)
-        return copy(op, dtype=dtype) if differs(op) else op
+        return (
+            copy(op, dtype=dtype) if differs(op) else recast_inside(op, dtype)
+        )
 
     def differs(op):
         return (
@@ -196,3 +211,61 @@ def recast(model, dtype):
     if has_graph(model) and any(map(differs, model._flatten_layers())):
         return rebuild(model, clone)
     return model
+
+
+def recast_inside(op, dtype):
+    """Makes a layer that holds others anew, to compute in another type.
+
+    Attention, recurrent layers and wrappers, if all that is inside is Keras's
+    or ours, and configurations and weights tell it.
+
+    Args:
+        op: Any operation.
+        dtype: Of all that is inside.
+
+    Returns:
+        A built layer of the same name with weights of its own; `op` itself
+        where it has that type, or cannot be told from a copy for certain.
+    """
+    if not isinstance(op, keras.Layer) or not op.weights:
+        return op
+    parts = op._flatten_layers()
+    if len(parts) == 1 or not all(map(_is_told_by_names, parts)):
+        return op
+    if all(part.dtype_policy.name == dtype for part in parts):
+        return op
+    new = type(op).from_config(_with_type(op.get_config(), dtype))
+    new.build_from_config(op.get_build_config())
+    new.set_weights(op.get_weights())
+    return new
+
+
+def _is_told_by_names(layer):
+    """Tells whether a configuration within another one says all of a layer."""
+    return (
+        _is_known(layer)
+        and has_fractions(layer)
+        and not getattr(layer, "lora_enabled", False)  # which some forget
+        and not getattr(layer, "stateful", False)
+        and all(
+            value is None or _module(value).startswith("keras.src.")
+            for key, value in vars(layer).items()
+            if key.endswith(_OBJECTS)
+        )
+    )
+
+
+def _module(value):
+    return getattr(value, "__module__", None) or type(value).__module__
+
+
+def _with_type(config, dtype):
+    """Returns a configuration, and those in it, with another type."""
+    if isinstance(config, dict):
+        return {
+            key: dtype if key == "dtype" else _with_type(value, dtype)
+            for key, value in config.items()
+        }
+    if isinstance(config, list):
+        return [_with_type(value, dtype) for value in config]
+    return config

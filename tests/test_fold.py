@@ -307,12 +307,36 @@ def test_predictions_of_a_folded_model(case):
     )
 
 
-def test_networks_of_mixed_precision_in_wrappers():
+def attended(frames):
+    x = layers.MultiHeadAttention(2, 4)(frames, frames)
+    return layers.GroupQueryAttention(4, 2, 1)(x, x)
+
+
+def recurrent(frames):
+    x = layers.Bidirectional(layers.GRU(3, return_sequences=True))(frames)
+    return layers.RNN([layers.LSTMCell(3), layers.GRUCell(2)])(x)
+
+
+def by_step(frames):
+    wrapped = layers.SpectralNormalization(layers.Dense(3))
+    x = layers.TimeDistributed(wrapped)(frames)
+    return layers.Dense(2, activation=layers.LeakyReLU())(x)
+
+
+def own_activation(frames):
+    return layers.GRU(3, activation=lambda v: v * 0.5)(frames)
+
+
+@pytest.mark.parametrize(
+    "head", [None, attended, recurrent, by_step, own_activation]
+)
+def test_networks_of_mixed_precision_in_wrappers(head):
     """What an artifact is compared with is float32 in all its parts."""
     x = keras.Input((2, *SHAPE))
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = keras.Model(x, layers.TimeDistributed(net())(x))
+        y = layers.TimeDistributed(net())(x)
+        model = keras.Model(x, y if head is None else head(y))
         expected = copies.recast(model, "float32")
         folded = fold(model)
     finally:
@@ -323,9 +347,25 @@ def test_networks_of_mixed_precision_in_wrappers():
             for layer in made._flatten_layers(include_self=False)
             if layer.weights and not isinstance(layer, keras.Model)
         }
-        assert kinds == {"float32"}
+        # A function of a person's own is in no configuration.
+        assert kinds - {"mixed_bfloat16"} == {"float32"}
+        assert len(kinds) == 1 + (head is own_activation)
     images = inputs_of(model)
     assert_same(folded(images), expected(images))
+    exact = ops.cast(model(images), "float32")
+    np.testing.assert_allclose(exact, expected(images), 0.1, 0.1)
+
+
+def test_pyramids_of_videos_are_folded():
+    x = keras.Input((2, *SHAPE))
+    model = keras.Model(x, layers.TimeDistributed(net(pooling=None))(x))
+    pyramid = transfer.features(model, ["conv1", "conv2"])
+    folded, images = fold(pyramid), inputs_of(model)
+    assert_same(folded(images), pyramid(images))
+    assert not any(
+        isinstance(layer, keras.layers.BatchNormalization)
+        for layer in folded._flatten_layers()
+    )
 
 
 def test_what_an_artifact_is_compared_with_rounds_as_the_model_does():

@@ -323,19 +323,14 @@ def _rebuilt(model, dtype, bits):
             return op
         if copies.has_graph(op):
             return _rebuilt(op, dtype, bits)
-        if (
-            type(op) is keras.layers.TimeDistributed  # hides a whole network
-            and copies.has_graph(op.layer)
-        ):
+        if copies.wraps_steps(op):  # hides a whole network
             inner = _rebuilt(op.layer, dtype, bits)
             return type(op)(inner, name=op.name, dtype=dtype)
         if _is_index(op) and not bits:
             return _Index(op)
-        if (
-            not isinstance(op, keras.Layer)
-            or not copies.is_plain(op)
-            or not copies.has_fractions(op)
-        ):
+        if not isinstance(op, keras.Layer) or not copies.is_plain(op):
+            return copies.recast_inside(op, "float32")
+        if not copies.has_fractions(op):
             return op
         maps = all(len(x.shape) == 4 for x in keras.tree.flatten(op.output))
         policy = dtype if maps else "float32"
