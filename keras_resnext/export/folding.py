@@ -69,6 +69,7 @@ def fold(model, dtype="float32"):
             inputs and outputs. Models inside are rebuilt, too.
         dtype: Type of feature maps and of the weights that make them; what
             follows the pooling is float32, also of a model of mixed precision.
+            Layers whose type is of integers keep it.
 
     Returns:
         A `keras.Model` of the same inputs and outputs. In float32 its outputs
