@@ -84,6 +84,21 @@ def _on_images(operation, images):
     return operation(padded)[: shape[0]]
 
 
+def _kept_apart(x):
+    """Returns a tensor with which Grappler fuses nothing that follows.
+
+    To a tape there is no operation: TensorFlow's forward accumulators, which
+    products with the Hessian need, fail at this one in a graph.
+    """
+    import tensorflow as tf
+    from tensorflow.python.eager import record
+
+    with record.stop_recording():
+        y = tf.ensure_shape(x, x.shape)
+    record.record_operation("KeptApart", [y], [x], lambda gradient: [gradient])
+    return y
+
+
 @keras.saving.register_keras_serializable(_PACKAGE)
 class GroupedConv2D(keras.layers.Conv2D):
     """A `keras.layers.Conv2D` whose groups are fast and export cleanly.
@@ -141,7 +156,7 @@ class GroupedConv2D(keras.layers.Conv2D):
         # Keeps Grappler from fusing what follows: a graph traced here may be
         # served where oneDNN is off, and there the fused operation has no
         # groups.
-        return tf.ensure_shape(outputs, outputs.shape)
+        return _kept_apart(outputs)
 
     def _split(self, inputs, kernel):
         """Convolves the groups one after the other, small ones together.
@@ -199,13 +214,11 @@ class Add(keras.layers.Add):
         """Adds up `inputs`, a list of tensors of one shape."""
         outputs = super().call(inputs)
         if _on_tensorflow() and any(map(_has_scaled_kernel, inputs)):
-            import tensorflow as tf
-
             # Else Grappler fuses the ReLU, too. For one image and a kernel
             # that is no constant oneDNN takes a matrix product, and behind
             # that without AVX-512 a sum with a ReLU takes three times as long
             # as the product; a sum alone takes nothing.
-            outputs = tf.ensure_shape(outputs, outputs.shape)
+            outputs = _kept_apart(outputs)
         return outputs
 
 
@@ -316,7 +329,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 return outputs
             # Else Grappler fuses it with the convolution, which without
             # AVX-512 oneDNN computes twenty times slower for a single image.
-            inputs = tf.ensure_shape(inputs, inputs.shape)
+            inputs = _kept_apart(inputs)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=self.gamma,

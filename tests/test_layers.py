@@ -266,6 +266,39 @@ def test_gradients_at_a_convolution_in_a_graph(groups, frozen):
 
 
 @needs_tensorflow
+@pytest.mark.parametrize("side", [4, 8])  # normalises maps, scales a kernel
+def test_products_with_the_hessian_in_a_graph(side):
+    import tensorflow as tf
+
+    random = np.random.default_rng(0)
+    conv = GroupedConv2D(4, 3, groups=2, padding="same", use_bias=False)
+    normalise = BatchNormalization()
+    x, v = (random.normal(size=(2, side, side, 4)) for _ in "xv")
+    normalise(conv(x))
+    normalise.set_weights(random.uniform(0.5, 2, (4, 4)))
+
+    def product(x, v):
+        with tf.autodiff.ForwardAccumulator(x, v) as forward:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = Add()([x, normalise(conv(x), training=False)])
+                loss = tf.reduce_sum(y**4)
+            gradient = tape.gradient(loss, x)
+        return loss, gradient, forward.jvp(gradient)
+
+    x, v = (tf.constant(a, "float32") for a in (x, v))
+    both = zip(tf.function(product)(x, v), product(x, v), strict=True)
+    for a, b in both:
+        np.testing.assert_allclose(a, b, 1e-4, 1e-4 * np.abs(b).max())
+    # And of a gradient's definition.
+    step = 1e-2
+    _, more, _ = product(x + step * v, v)
+    _, less, _ = product(x - step * v, v)
+    slope = (more - less) / (2 * step)
+    np.testing.assert_allclose(b, slope, 1e-2, 1e-2 * np.abs(b).max())
+
+
+@needs_tensorflow
 def test_graph_has_no_xla():
     import tensorflow as tf
 
