@@ -128,6 +128,16 @@ def written(arrays, folder):
     return path
 
 
+def written_by(model, path):
+    """Writes a model in the format that the name of the file says."""
+    if path.suffix == ".safetensors":
+        weights.save(model, path, "float32")
+    elif path.suffix == ".keras":
+        model.save(path)
+    else:
+        model.save_weights(path)
+
+
 def sequential(base):
     layers = keras.layers
     return keras.Sequential(
@@ -316,16 +326,27 @@ class TestFormats:
             for v in layer.weights:
                 v.assign(random.random(v.shape, "float32"))
         file = tmp_path / f"net.{suffix}"
-        save = {
-            "safetensors": lambda path: weights.save(model, path, "float32"),
-            "keras": model.save,
-            "weights.h5": model.save_weights,
-        }[suffix]
-        save(file)
+        written_by(model, file)
         weights.load(other, file)
         assert keras.ops.ndim(other.get_layer("own").count) == 0
         for saved, loaded in zip(model.weights, other.weights, strict=True):
             np.testing.assert_array_equal(saved, loaded)
+
+    @anywhere
+    @pytest.mark.parametrize("suffix", ["safetensors", "weights.h5"])
+    def test_weights_of_the_model_itself(self, suffix, tmp_path):
+        """As a temperature: they are of none of its layers."""
+        model, other = (Around(tiny(include_top=False)) for _ in "ab")
+        for m, value in ((model, 2.0), (other, 1.0)):
+            m.scale = m.add_weight(shape=(), name="scale")
+            m.mean = m.add_weight(shape=(3,), name="mean", trainable=False)
+            m.build((1, 32, 32, 3))
+            m.scale.assign(value)
+            m.mean.assign(np.full(3, -value))
+        written_by(model, tmp_path / f"net.{suffix}")
+        weights.load(other, tmp_path / f"net.{suffix}")
+        assert float(other.scale) == 2
+        np.testing.assert_array_equal(other.mean, [-2, -2, -2])
 
     def test_save_of_what_lora_has_learned(self, tmp_path):
         model = tiny()

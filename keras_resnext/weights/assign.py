@@ -186,7 +186,9 @@ def _renamed(arrays, model):
     """Names what a `.weights.h5` only numbers after the model's layers."""
     if all("/vars/" in name for name in arrays):
         arrays = checkpoints.rename_keras_variables(arrays, _triples(model))
-    names = {
+    # The model's own come first among its weights.
+    names = {f"vars/{i}": v.name for i, v in enumerate(model.weights)}
+    names |= {
         f"{layer.name}/{i}": f"{layer.name}/{v.name}"
         for layer in sublayers(model)
         for i, v in enumerate(layer.weights)
@@ -258,7 +260,8 @@ def _keras_axes(array):
 
 def _check_names(arrays, variables, stored):
     """Refuses a file in which no array belongs to a layer of the model."""
-    layers = {name.rpartition("/")[0] for name in variables} - {"predictions"}
+    layers = {name.rpartition("/")[0] for name in variables}
+    layers -= {"predictions", ""}
     if not any(name.rpartition("/")[0] in layers for name in arrays):
         names = ", ".join(map(printable, list(stored.arrays)[:5]))
         raise ValueError(

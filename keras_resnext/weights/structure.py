@@ -115,16 +115,18 @@ def variables(model):
     """Returns a model's weights by name, wherever in it their layers are.
 
     The names are `layer/variable`, as `checkpoints.read` returns them for a
-    Keras file of the model; `v.path` would have name scopes in it. As in such
-    a file, the random states of dropout and what LoRA has added are left out.
+    Keras file of the model; `v.path` would have name scopes in it. Those that
+    are the model's own, of none of its layers, have no `layer/`. As in such a
+    file, the random states of dropout and what LoRA has added are left out.
 
     Raises:
         ValueError: If two weights have the same name.
     """
     named, found = {}, {}
-    for layer in sublayers(model):  # the innermost ones come last
+    for layer in (model, *sublayers(model)):  # the innermost ones come last
+        prefix = "" if layer is model else f"{layer.name}/"
         found |= {
-            id(v): (f"{layer.name}/{v.name}", v)
+            id(v): (f"{prefix}{v.name}", v)
             for v in layer.weights
             if not v.name.startswith("lora_")
         }
