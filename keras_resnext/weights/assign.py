@@ -101,15 +101,17 @@ def load(model, path):
     Raises:
         ValueError: if an array is missing, unexpected, of another shape, or
             not of finite floating-point numbers; the message lists the faults
-            and tells what network the file is of.
+            and tells what network the file is of. Also if the file has
+            weights of a layer that has not been built.
     """
     fill(model, read(pathlib.Path(path)))
 
 
 def fill(model, stored):
     """Assigns what `read` returned to a model, as `load`."""
-    arrays = _renamed(stored.arrays, model)
     variables = structure.variables(model)
+    arrays = _renamed(stored.arrays, model, variables)
+    _check_built(arrays, model)
     if "predictions/kernel" not in variables:
         arrays = values.without_top(arrays, variables)
     else:
@@ -182,17 +184,21 @@ def _in_range(array, dtype):
     return smaller if np.isfinite(smaller).all() else array
 
 
-def _renamed(arrays, model):
+def _renamed(arrays, model, variables):
     """Names what a `.weights.h5` only numbers after the model's layers."""
     if all("/vars/" in name for name in arrays):
         arrays = checkpoints.rename_keras_variables(arrays, _triples(model))
-    # The model's own come first among its weights.
-    names = {f"vars/{i}": v.name for i, v in enumerate(model.weights)}
-    names |= {
-        f"{layer.name}/{i}": f"{layer.name}/{v.name}"
-        for layer in sublayers(model)
+    known = {id(v): name for name, v in variables.items()}
+    layers = {layer.name: layer for layer in sublayers(model)}
+    names = {
+        f"{group}/{i}": known[id(v)]
+        # The model's own come first among its weights.
+        for group, layer in ({"vars": model} | layers).items()
         for i, v in enumerate(layer.weights)
+        if id(v) in known
     }
+    if "probs" in layers and "predictions" not in layers:  # `_named_as_keras`
+        names |= {f"predictions/{n}": f"probs/{n}" for n in ("kernel", "bias")}
     return {names.get(name, name): array for name, array in arrays.items()}
 
 
@@ -256,6 +262,22 @@ def _keras_name(
 def _keras_axes(array):
     """(out, in, height, width) to (height, width, in, out), or a transpose."""
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _check_built(arrays, model):
+    """Refuses a model in which layers do not have their weights yet."""
+    layers = {name.rpartition("/")[0] for name in arrays}
+    unbuilt = [
+        layer.name
+        for layer in sublayers(model)
+        if not layer.built and layer.name in layers
+    ]
+    if unbuilt:
+        raise ValueError(
+            "The model must have been built. Received: "
+            f"model={model.name!r} whose layers {unbuilt[:5]} have no weights "
+            "yet, as the file has. Call the model on a picture first."
+        )
 
 
 def _check_names(arrays, variables, stored):

@@ -570,17 +570,28 @@ def _numbered(layers, prefix="layers/"):
 
 
 def _named(file, paths):
-    """Maps the groups that carry the name of their layer, as `_numbered`."""
+    """Maps the groups that carry the name of their layer, as `_numbered`.
+
+    What is inside of a layer that is no model, as the `query` of attention,
+    may have its name in several: then it keeps its path.
+    """
+    names = {
+        path: _text(file[path], "name")
+        for path in paths
+        if path.endswith("/vars") and not _OPTIMIZER.search(path)
+    }
+    counts = collections.Counter(names.values())
     groups = {}
-    for path in paths:
-        match = re.fullmatch(r"((?:.+/)?layers/(\w+?)(?:_\d+)?)/vars", path)
-        if match and (name := _text(file[path], "name")):
-            group, kind = match.groups()
-            variables = _VARIABLES.get(kind, ())
-            # Without gamma or beta, the numbers do not say which is which.
-            if kind == "batch_normalization" and len(file[path]) != 4:
-                variables = ()
-            groups[group] = (name, variables)
+    for path, name in names.items():
+        match = re.fullmatch(r"(?:.+/)?layers/(\w+?)(?:_\d+)?/vars", path)
+        if not name or not (match or counts[name] == 1):
+            continue
+        kind = match and match[1]
+        variables = _VARIABLES.get(kind, ())
+        # Without gamma or beta, the numbers do not say which is which.
+        if kind == "batch_normalization" and len(file[path]) != 4:
+            variables = ()
+        groups[path.removesuffix("/vars")] = (name, variables)
     return groups
 
 
