@@ -382,6 +382,30 @@ class TestFormats:
 
     @anywhere
     @pytest.mark.parametrize("suffix", ["safetensors", "weights.h5"])
+    def test_integers_are_kept_exactly(self, suffix, tmp_path):
+        """As the ids of classes: float16 has 2048 and 2050."""
+        model, other = (Around(tiny(include_top=False)) for _ in "ab")
+        for m in (model, other):
+            for dtype in ("int32", "bool"):
+                zeros = {"initializer": "zeros", "trainable": False}
+                v = m.add_weight((2,), dtype=dtype, name=dtype, **zeros)
+                setattr(m, dtype, v)
+            m.build((1, 32, 32, 3))
+        model.int32.assign([2049, -5])
+        model.bool.assign([True, False])
+        path = tmp_path / f"net.{suffix}"
+        if suffix == "safetensors":
+            weights.save(model, path)
+        else:
+            model.save_weights(path)
+        weights.load(other, path)
+        for name in ("int32", "bool"):
+            np.testing.assert_array_equal(
+                getattr(other, name), getattr(model, name)
+            )
+
+    @anywhere
+    @pytest.mark.parametrize("suffix", ["safetensors", "weights.h5"])
     def test_weights_of_the_model_itself(self, suffix, tmp_path):
         """As a temperature: they are of none of its layers."""
         model, other = (Around(tiny(include_top=False)) for _ in "ab")

@@ -136,7 +136,7 @@ def save(model, path, dtype="float16"):
             when it is complete.
         dtype: Type of the numbers in the file, as NumPy names it: "float16",
             "bfloat16", "float32" or "float64". A variable with values beyond
-            its range is written in its own.
+            its range is written in its own, as are integers and bool.
 
     Raises:
         ValueError: if the name ends otherwise, its folder is not there, the
@@ -179,6 +179,8 @@ def _name_of(dtype):
 
 
 def _in_range(array, dtype):
+    if array.dtype.kind in "iub":  # an index must not become the next one
+        return array
     with np.errstate(over="ignore"):
         smaller = np.asarray(array, dtype, order="C")
     return smaller if np.isfinite(smaller).all() else array

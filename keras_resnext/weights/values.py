@@ -116,9 +116,9 @@ def faults(arrays, variables):
 
     Returns:
         List of a text for each fault: names that are missing or too many,
-        other shapes, and numbers that are neither floating-point nor, where
-        the variable counts, integers, that are not finite in the type of the
-        variable, or negative variances.
+        other shapes, and numbers that are neither floating-point nor of the
+        variable's kind, where that is integers or bool, that are not finite
+        in the type of the variable, or negative variances.
     """
     missing, extra = variables.keys() - arrays, arrays.keys() - variables
     found = [f"missing: {name}" for name in sorted(missing)]
@@ -135,8 +135,8 @@ def _fault(name, array, variable):
         received = printable(str(array.shape))
         return f"shape of {name}: {received}, not {required}"
     dtype = keras.backend.standardize_dtype(variable.dtype)
-    counts = "int" in dtype and array.dtype.kind in "iu"
-    if array.dtype.kind != "f" and not counts:
+    exact = "iu" if "int" in dtype else "b" if dtype == "bool" else ""
+    if array.dtype.kind not in f"f{exact}":
         return f"not floating-point: {name}, but {array.dtype}"
     with np.errstate(over="ignore"):
         array = array.astype(dtype, copy=False)
