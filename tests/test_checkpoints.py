@@ -454,6 +454,8 @@ def test_unknown_content(tmp_path, content, advice):
     [
         ("model-00001-of-00002.safetensors", "which is one of 2. Load them"),
         ("model-00001-of-00001.safetensors", None),
+        ("__0_0.distcp", "in shards. Join them by .*dcp_to_torch /.* new.pth"),
+        (".metadata", "in shards. Join them by .*dcp_to_torch /.* new.pth"),
     ],
 )
 def test_one_of_several_files(tmp_path, name, advice):

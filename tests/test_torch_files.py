@@ -180,6 +180,23 @@ WRAPPED = {
         "model_ema": {k: v + 1 for k, v in averaged(n).state_dict().items()},
         "model": n.state_dict(),
     },
+    "averaged inside": lambda n: {
+        **n.state_dict(),
+        "ema": {k: v + 1 for k, v in n.state_dict().items()},
+    },
+    "vissl": lambda n: {
+        "classy_state_dict": {
+            "base_model": {
+                "model": {
+                    "trunk": {
+                        f"_feature_blocks.{k}": v
+                        for k, v in n.state_dict().items()
+                    },
+                    "heads": {"0.clf.0.weight": torch.ones(2, 2)},
+                }
+            }
+        }
+    },
     "lightning": lambda n: {
         "pytorch-lightning_version": "2.5.0",
         "state_dict": {f"model.{k}": v for k, v in n.state_dict().items()},

@@ -115,6 +115,13 @@ def read(path):
             f"path={path}, which is one of {int(shard[1])}. Load them all, and "
             "save their arrays as one `.safetensors` file."
         )
+    if path.suffix == ".distcp" or path.name == ".metadata":
+        raise ValueError(
+            "A checkpoint must be one file. Received: "
+            f"path={path}, which is a part of one in shards. Join them by "
+            "`python -m torch.distributed.checkpoint.format_utils "
+            f"dcp_to_torch {path.parent} new.pth`."
+        )
     kind, reader = _format(path, head)
     try:
         return reader(path)

@@ -34,7 +34,7 @@ WRAPPERS = (
     "module",
     "net",
     "network",
-    "state_dict_ema",
+    "state_dict_ema",  # the first of averaged ones
     "model_ema",
     "ema_state_dict",
     "model_ema_state_dict",
@@ -46,7 +46,7 @@ WRAPPERS = (
 _MAX_OPCODES = 1_000_000
 _MAX_ARGUMENTS = 16
 MAX_NAME = 1000  # characters: a short file may have one in many dictionaries
-_MAX_DEPTH = 4  # of dictionaries around the state dict
+_MAX_DEPTH = 5  # of dictionaries, with the state dict: VISSL's are the most
 _MAX_AXES = 8
 
 _LOAD = "torch.load(path, weights_only=True)"
@@ -214,9 +214,10 @@ def _is_tensor(value):
 def _find_state_dict(root):
     """Returns the dictionary of tensors that counts.
 
-    That is the network under the first name of `WRAPPERS`, else the file
-    itself, whose tensors may also be `best_acc1` and the like, else the only
-    network under another name.
+    That is the network under the first name of `WRAPPERS`, but the file itself
+    before averaged ones, else the only network under another name. Where there
+    is no network, the tensors of the file itself come later, as they may be
+    `best_acc1` and the like.
     """
     found, seen, level = [], set(), [((), root)]
     is_of_network = functools.cache(torch_names.is_of_network)
@@ -258,7 +259,8 @@ def _find_state_dict(root):
 def _rank(path, is_network):
     known = [WRAPPERS.index(name) for name in path if name in WRAPPERS]
     if not path:
-        known = [len(WRAPPERS)]
+        averaged = WRAPPERS.index("state_dict_ema")
+        known = [averaged - 0.5 if is_network else len(WRAPPERS)]
     elif len(known) < len(path):
         known = [len(WRAPPERS) + 1]
     return not is_network, known
