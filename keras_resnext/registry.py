@@ -131,7 +131,7 @@ class Checkpoint:
     @property
     def commercial(self):
         """Whether the licence does not forbid commercial use."""
-        return "nc" not in self.licence.split("-")
+        return "nc" not in self.licence.lower().split("-")
 
 
 _SHALLOW, _DEEP, _DEEPEST = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
@@ -539,6 +539,7 @@ def register(row):
         )
         require(row.depths, "`depths` are required", "See ResNeXt.", row=row)
     elif isinstance(row, Checkpoint):
+        row = _check_labels(check_preprocessing(row))
         key = find_architecture(row.architecture).name, row.tag
         table = CHECKPOINTS
         require(
@@ -557,7 +558,6 @@ def register(row):
             "See `keras_resnext.registry.Checkpoint`.",
             row=row,
         )
-        row = check_preprocessing(row)
     else:
         raise TypeError(
             "`row` must be an Architecture or a Checkpoint. Received: "
@@ -565,6 +565,30 @@ def register(row):
         )
     table[key] = row
     return row
+
+
+def _check_labels(row):
+    """Checks a row's `labels` and `licence`; makes a tuple of the labels."""
+    labels = row.labels
+    require(
+        labels is None
+        or (
+            isinstance(labels, (list, tuple))
+            and len(labels) == row.classes
+            and all(isinstance(label, str) for label in labels)
+        ),
+        f"`labels` must be None, or the names of {row.classes} classes",
+        "Pass a tuple of texts, one for each class.",
+        labels=str(labels)[:40],
+    )
+    require(
+        isinstance(row.licence, str),
+        "`licence` must be a text",
+        "Pass its SPDX identifier, or 'unknown'.",
+        licence=row.licence,
+    )
+    labels = None if labels is None else tuple(labels)
+    return dataclasses.replace(row, labels=labels)
 
 
 def check_preprocessing(row):

@@ -583,6 +583,10 @@ def test_every_network_takes_its_checkpoints_pictures(key):
         (own(file=None), "one of `file`, `hub` and `url`"),
         (own(hub="a/b"), "one of `file`, `hub` and `url`"),
         (own(file=None, url="https://a.b/c.pth"), "needs its `sha256`"),
+        (own(labels=("a", "b")), "the names of 16 classes. Received: labels="),
+        (own(labels="abcdefghijklmnop"), "the names of 16 classes. Received"),
+        (own(labels=list(range(16))), "the names of 16 classes. Received: la"),
+        (own(licence=None), "`licence` must be a text. Received: licence=None"),
     ],
 )
 def test_incomplete_rows(row, message, tables):
@@ -591,6 +595,19 @@ def test_incomplete_rows(row, message, tables):
         registry.register(row)
     with pytest.raises(TypeError, match="an Architecture or a Checkpoint"):
         registry.register("mine")
+
+
+def test_a_row_is_registered_again(tables):
+    """As by the second run of a notebook's cell."""
+    registry.register(OWN)
+    row = own(mean=[0.5] * 3, labels=[str(i) for i in range(16)])
+    for _ in range(2):
+        assert registry.register(row).labels[15] == "15"
+
+
+def test_identifiers_of_licences_in_capitals():
+    assert not own(licence="CC-BY-NC-4.0").commercial
+    assert own(licence="BSD-3-Clause").commercial
 
 
 @pytest.mark.parametrize(
