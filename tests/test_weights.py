@@ -732,6 +732,12 @@ class TestFaults:
         self.fail(tmp_path / "net.h5", "Keras's own .*`keras.applications`")
 
     @anywhere
+    def test_biases_are_not_only_keras(self, net, tmp_path):
+        """PyTorch's, as of folded normalisations, are no ResNet of Keras's."""
+        net["conv1.bias"] = np.zeros(64, "float32")
+        self.fail(written(net, tmp_path), "unexpected: conv1_conv/bias")
+
+    @anywhere
     def test_names_of_nothing_here(self, net, tmp_path):
         net = {
             f"resnet.{n}".replace("layer", "stages.").replace("v1.", "v."): a

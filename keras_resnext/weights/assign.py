@@ -83,7 +83,7 @@ def read(source):
     if facts:
         shapes = {n: a.shape for n, a in arrays.items()}
         facts |= structure.describe_pytorch(shapes)
-        structure.refuse(facts, named, path)
+        structure.refuse(facts, arrays, path)
         structure.require_backed(facts, path)
     if getattr(source, "hub", None):
         structure.check(facts, source)
