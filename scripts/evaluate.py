@@ -168,14 +168,9 @@ def load_pictures(args):
     # Of no path, as of a variable of the shell that is not set, `Path` makes
     # the folder one is in.
     flat = args.data and folder.is_dir()
-    if flat and not any(map(_is_class, folder.iterdir())):
+    if flat and not any(map(data.is_class, folder.iterdir())):
         return named_pictures(folder)
     return data.load_test(args)
-
-
-def _is_class(path):
-    """Tells whether a path is a folder that may be a class."""
-    return path.is_dir() and not pillow.is_hidden(path.name)
 
 
 def named_pictures(folder):

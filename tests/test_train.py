@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -212,9 +213,36 @@ def test_a_folder_may_have_its_own_division(folder):
         data.load(root)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Train", "Test"), ("training", "validation"), ("TRAINING", "Testing")],
+)
+def test_parts_are_no_classes(folder, one, other):
+    root = folder.with_name("root")
+    (root / one).mkdir(parents=True)
+    (folder / "red").rename(root / one / "red")
+    folder.rename(root / other)
+    with pytest.raises(ValueError, match=f"classes of {one}/.*blue, green in"):
+        data.load(root)
+    (root / other / "blue").rename(root / one / "blue")
+    (root / other / "green").rename(root / other / "red")
+    train_split, test_split = data.load(root)
+    assert train_split.classes == test_split.classes == ["blue", "red"]
+    assert len(train_split.images) + len(test_split.images) == 32
+    assert set(test_split.labels) == {1}
+
+
+def test_valid_comes_before_test(folder):
+    for name in ("train", "valid", "test"):
+        shutil.copytree(folder, folder.with_name("root") / name)
+    _, test_split = data.load(folder.with_name("root"))
+    assert {pathlib.Path(p).parts[-3] for p in test_split.images} == {"valid"}
+
+
 def test_a_class_may_be_called_train(folder):
     """As of pictures of vehicles."""
     (folder / "red").rename(folder / "train")
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
     parts = data.load(folder)
     assert parts[0].classes == ["blue", "green", "train"]
     assert sum(len(part.images) for part in parts) == 32

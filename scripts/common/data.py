@@ -25,7 +25,9 @@ from keras_resnext.commands import console
 
 PARTS = ("train", "test")
 _NPZ = ("x_train", "y_train", "x_test", "y_test")
-_TEST_FOLDERS = ("val", "validation", "test")
+# Names of the parts, as the folders of many datasets have them.
+_TRAIN_FOLDERS = ("train", "training")
+_TEST_FOLDERS = ("val", "valid", "validation", "test", "testing")
 # A prepared set of pictures of many sizes is held in memory up to here.
 _MOST_BYTES = 4 << 30
 _MOST_CLASSES = 100_000  # ImageNet-21k has 21,841
@@ -318,7 +320,8 @@ def _load_folder(path, holdout, seed, on_corrupt, parts):
         unknown = sorted(set(found["test"]) - set(classes))
         if unknown:
             raise ValueError(
-                f"{other.name}/ must have the classes of train/. Received: "
+                f"{other.name}/ must have the classes of "
+                f"{folders['train'].name}/. Received: "
                 f"{', '.join(unknown[:5])} in {other} alone. Rename these "
                 "folders, or remove them."
             )
@@ -353,22 +356,40 @@ def _load_folder(path, holdout, seed, on_corrupt, parts):
 
 def _is_divided(path):
     """Tells whether a folder holds parts; train/ may be a class, of trains."""
-    return (path / "train").is_dir() and (
-        any(child.is_dir() for child in (path / "train").iterdir())
-        or any((path / name).is_dir() for name in _TEST_FOLDERS)
+    train = _one_of(path, _TRAIN_FOLDERS)
+    return train is not None and (
+        any(map(is_class, train.iterdir()))
+        or _one_of(path, _TEST_FOLDERS) is not None
     )
 
 
 def _divided(path):
     """Returns the folder of each part."""
-    other = next((n for n in _TEST_FOLDERS if (path / n).is_dir()), None)
+    train, other = (
+        _one_of(path, names) for names in (_TRAIN_FOLDERS, _TEST_FOLDERS)
+    )
     if other is None:
         raise ValueError(
-            "A folder with train/ must have val/ or test/, too. Received: "
-            f"{path}. Add one, or pass {path / 'train'} to hold out a "
-            "share of it."
+            f"A folder with {train.name}/ must have val/ or test/, too. "
+            f"Received: {path}. Add one, or pass {train} to hold out a share "
+            "of it."
         )
-    return {"train": path / "train", "test": path / other}
+    return {"train": train, "test": other}
+
+
+def _one_of(path, names):
+    """Returns the folder with the first of some names, as Train/, or `None`."""
+    folders = {
+        child.name.lower(): child
+        for child in sorted(path.iterdir())
+        if child.is_dir()
+    }
+    return next((folders[name] for name in names if name in folders), None)
+
+
+def is_class(path):
+    """Tells whether a path is a folder that may be a class."""
+    return path.is_dir() and not pillow.is_hidden(path.name)
 
 
 def _split(pictures, classes):
@@ -393,7 +414,7 @@ def _class_folders(folder):
     classes = {
         child.name: pillow.files_in(child)
         for child in sorted(folder.iterdir())
-        if child.is_dir() and not pillow.is_hidden(child.name)
+        if is_class(child)
     }
     if not classes:
         raise ValueError(
