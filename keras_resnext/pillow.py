@@ -73,16 +73,18 @@ def decoded(image, name, draft=None):
         raise _broken(name, error) from error
 
 
-def files_in(folder):
+def files_in(folder, links=False):
     """Returns the files of a folder, at any depth, in order.
 
     What is hidden is left out: names that begin with a dot, as of a desktop's
-    or a notebook's own files, and what macOS adds to archives.
+    or a notebook's own files, and what macOS adds to archives. Links to
+    folders are not followed; with `links` they are among the files, as are
+    those to nothing, so that whoever reads them can say so.
     """
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.is_file()
+        if (path.is_file() or (links and path.is_symlink()))
         and not any(map(is_hidden, path.relative_to(folder).parts))
     )
 

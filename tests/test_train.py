@@ -286,6 +286,30 @@ def test_sixteen_bits_are_scaled_in_training_too(tmp_path):
     np.testing.assert_array_equal(decoded[..., 1], grey >> 8)
 
 
+def test_pictures_of_one_name_are_divided(folder):
+    """As of patients, or of scenes, with a folder for each."""
+    for path in list(folder.rglob("*.png")):
+        path.with_suffix("").mkdir()
+        path.rename(path.with_suffix("") / "scan.png")
+    parts = data.load(folder, holdout=0.5)
+    data.require_trainable(*parts)
+    assert sum(len(part.images) for part in parts) == 32
+
+
+def test_links_that_lead_to_no_picture_are_named(folder, capsys):
+    (folder / "red" / "lost.png").symlink_to("gone.png")
+    (folder / "red" / "more").symlink_to(folder / "blue")
+    (folder / "red" / "same.png").symlink_to(folder / "red" / "2.png")
+    parts = data.load(folder)
+    assert sum(len(part.images) for part in parts) == 33
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"Skipped: {folder / 'red' / 'lost.png'} (")
+    assert "No such file" in first
+    assert second.startswith(f"Skipped: {folder / 'red' / 'more'} (links to")
+    with pytest.raises(ValueError, match=r"lost\.png \(.*Remove it"):
+        data.load(folder, on_corrupt="fail")
+
+
 def test_hidden_folders_hold_no_pictures(folder):
     first = data.load(folder)
     for hidden in (folder / "red" / ".ipynb_checkpoints", folder / "__MACOSX"):

@@ -156,8 +156,8 @@ def load(
         data_dir: Where TensorFlow Datasets are prepared, or `None` for their
             own default.
         holdout: Share of the pictures to test with, 0..1, where the source
-            has no part for that. In folders, a hash of the file's name
-            decides, so that every machine decides alike.
+            has no part for that. In folders, a hash of the file's path below
+            its class decides, so that every machine decides alike.
         seed: Makes another division of it.
         on_corrupt: `"skip"` reports each file of a folder that is no picture
             and leaves it out; `"fail"` raises.
@@ -333,9 +333,11 @@ def _load_folder(path, holdout, seed, on_corrupt, parts):
         whole = _class_folders(path)
         classes = list(whole)
         part_of = {
-            file: "test" if _share(f"{seed}/{file.name}") < holdout else "train"
-            for files in whole.values()
+            file: "test" if _share(f"{seed}/{below}") < holdout else "train"
+            for name, files in whole.items()
             for file in files
+            # Each picture may have a folder, and all of them the same name.
+            for below in [file.relative_to(path / name).as_posix()]
         }
         needed = {
             name: [file for file in files if part_of[file] in parts]
@@ -412,7 +414,8 @@ def _share(name):
 def _class_folders(folder):
     """Returns the paths of the files in each class folder, by its name."""
     classes = {
-        child.name: pillow.files_in(child)
+        # Of links those that lead to no file: each is named, as what is lost.
+        child.name: pillow.files_in(child, links=True)
         for child in sorted(folder.iterdir())
         if is_class(child)
     }
@@ -458,11 +461,7 @@ def _corrupt(folder, files):
     Decoding a million takes long: what was sound once, and has its size and
     time of change still, is not decoded again.
     """
-    stats = {file: file.stat() for file in files}
-    marks = {
-        str(file.relative_to(folder)): [stat.st_size, stat.st_mtime_ns]
-        for file, stat in stats.items()
-    }
+    marks = {str(file.relative_to(folder)): _mark(file) for file in files}
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     home = pathlib.Path(processor.keras_home(), "keras_resnext")
     memory = home / f"decoded-{name}.json"
@@ -490,6 +489,15 @@ def _corrupt(folder, files):
     return corrupt
 
 
+def _mark(file):
+    """Returns what tells whether a file has changed."""
+    try:
+        stat = file.stat()
+    except OSError:  # a link to nothing
+        return []
+    return [stat.st_size, stat.st_mtime_ns]
+
+
 def _recall(path):
     """Returns what was found sound before; nothing, if that is damaged."""
     try:
@@ -513,6 +521,8 @@ def _remember(path, marks):
 
 def _fault(path):
     """Returns what is wrong with a picture, or `None`."""
+    if path.is_dir():
+        return "links to folders are not followed"
     try:
         pillow.decode(path, draft=(1, 1))  # JPEG: all bytes, few pixels
     except (OSError, ValueError) as error:
