@@ -139,6 +139,20 @@ def test_the_test_pictures_are_the_trainings(trained, many, run_here):
     assert json.loads(file.read_text())["classes"] == ["blue", "red"]
 
 
+@pytest.mark.parametrize(
+    # No space of ASCII; what joins letters, as in Persian; a new character.
+    "name",
+    ["full\u3000width", "می\u200cشود", "\U0001fae9", "a,b | $c$"],
+)
+def test_names_of_classes_in_all_scripts(trained, name):
+    path = trained.with_name("result.json")
+    result = json.loads(path.read_text()) | {"classes": ["blue", name]}
+    path.write_text(json.dumps(result))
+    assert networks.trained(trained).labels == ("blue", name)
+    path.write_text(json.dumps(result | {"classes": ["blue", "\x1b[1m"]}))
+    assert networks.trained(trained) is None
+
+
 def test_another_programs_result_divides_nothing(trained, many, run_here):
     line = (evaluate.main, trained, "--data", many, "--out", trained.parent)
     line += ("--checkpoint", "resnext29/cifar10")

@@ -351,6 +351,15 @@ def test_folders_without_pictures_are_named(folder):
         data.load(folder / "empty")
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "caf\udce9", "\x1b[1mred"])
+def test_names_that_nothing_can_say(split, name):
+    """Evaluation would not find them in result.json, after the training."""
+    split = dataclasses.replace(split, classes=["r", "g", name])
+    with pytest.raises(ValueError, match=r"one line in UTF-8.*Rename") as error:
+        data.require_trainable(split, split)
+    assert repr(name) in str(error.value)
+
+
 def test_too_little_to_learn_is_said(folder):
     for name in ("red", "green"):
         (folder / name).rename(folder.with_name(name))

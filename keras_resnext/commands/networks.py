@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_resnext import preprocessing, resnext, weights
-from keras_resnext.commands import keras_files, random_weights
+from keras_resnext.commands import console, keras_files, random_weights
 from keras_resnext.export.formats import PICTURES
 from keras_resnext.export.preparing import row_for
 from keras_resnext.registry import (
@@ -264,7 +264,7 @@ def trained(file):
         type(side) is int and 0 < side <= hub.MAX_SIDE
         for side in (resize, crop)
     ) or not all(
-        isinstance(name, str) and name.isprintable()
+        isinstance(name, str) and console.is_line(name)
         for name in (architecture, *classes)
     ):
         return None

@@ -218,10 +218,16 @@ def require_trainable(train, test):
     """Checks that there is something to learn and something to test with.
 
     Raises:
-        ValueError: If there is one class only, or if a class has no picture
-            in one of the parts.
+        ValueError: If there is one class only, if a class has no picture in
+            one of the parts, or if result.json could not say its name.
     """
     classes = train.classes
+    bad = [name for name in classes if not console.is_line(name)]
+    if bad:
+        raise ValueError(
+            "The name of a class must be one line in UTF-8, without control "
+            f"characters. Received: {bad[0]!r}. Rename its folder."
+        )
     if len(classes) < 2:
         raise ValueError(
             "A classifier needs at least two classes. Received: "
