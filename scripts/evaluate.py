@@ -267,6 +267,7 @@ def main():
     """Measures, prints a table and writes the files."""
     args = parse_arguments()
     files.require_writable(args.out)
+    data.require_apart(args.data, args.out)
     from common import versions  # imports Keras, for which help need not wait
 
     split = load_pictures(args)

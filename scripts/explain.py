@@ -398,6 +398,7 @@ def main():
             f"{keras.backend.backend()}. Set KERAS_BACKEND=tensorflow."
         )
     files.require_writable(args.out)
+    data.require_apart(args.data, args.out)
     test = data.load_test(args)
     title = explain(args, test)
     print(title)

@@ -200,6 +200,7 @@ def main():
     args, recipe = parse_arguments()
     console.require_packages("train", "tensorboard", "matplotlib")
     files.require_writable(args.out)
+    data.require_apart(args.data, args.out)
     from training import job  # imports Keras, for which help need not wait
 
     job.run(args, recipe)

@@ -183,6 +183,25 @@ def test_a_read_only_folder(monkeypatch, tmp_path):
     assert "must not be written to" in code
 
 
+@pytest.mark.parametrize("out", [".", "run", "rose/run", "../pictures/run"])
+def test_what_is_written_is_no_class(tmp_path, monkeypatch, out):
+    for name in ("rose", "tulip"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "pictures")
+    for script, *network in ([train], [evaluate, "resnext29"]):
+        code = call(script, *network, "--data", ".", "--out", out)
+        assert code == (
+            "--out must not be where the class folders are, and be taken for "
+            f"one. Received: {pathlib.Path(out)} in .. Choose another one."
+        )
+    (tmp_path / "pictures").rename(tmp_path / "train")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "val").mkdir()
+    data.require_apart(".", pathlib.Path("run"))
+    with pytest.raises(ValueError, match=r"Received: val in val\. Choose"):
+        data.require_apart(".", pathlib.Path("val"))
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"no archive", {}, {"about": "{}"}, {"about": json.dumps([1])}],

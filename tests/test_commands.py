@@ -568,9 +568,9 @@ def test_predict_in_a_process_of_its_own(own, tmp_path):
 @pytest.mark.parametrize(
     ("words", "module"),
     [
-        ("scripts/train.py --data . --out run", "keras"),
-        ("scripts/evaluate.py resnext29 --data .", "keras"),
-        ("scripts/explain.py resnext29 --data . --out run", "keras"),
+        ("scripts/train.py --data pictures --out run", "keras"),
+        ("scripts/evaluate.py resnext29 --data pictures", "keras"),
+        ("scripts/explain.py resnext29 --data pictures --out run", "keras"),
         ("scripts/quickstart.py", "keras"),
         ("scripts/benchmark.py", "numpy"),
         ("scripts/cardinality.py", "numpy"),

@@ -191,6 +191,24 @@ def load(
     return _load_npz(path, parts)
 
 
+def require_apart(source, out):
+    """Checks that what is written would not be among the classes.
+
+    Raises:
+        ValueError: If the folder to write to is in that of class folders.
+    """
+    path = pathlib.Path(source)
+    if not source or not path.is_dir():
+        return
+    folders = _divided(path).values() if _is_divided(path) else [path]
+    for folder in folders:
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                "--out must not be where the class folders are, and be taken "
+                f"for one. Received: {out} in {folder}. Choose another one."
+            )
+
+
 def digest(*splits):
     """Returns what tells these pictures, and their classes, from others.
 
