@@ -241,6 +241,7 @@ def test_fewer_than_five_outputs():
 
 
 CIFAR10 = TRANSFORM.checkpoint
+TWELVE = sorted(map(str, range(12)))
 
 
 @pytest.mark.parametrize(
@@ -252,6 +253,9 @@ CIFAR10 = TRANSFORM.checkpoint
         (["daisy", "rose"], 2, ("rose", "daisy"), [1, 0], ["rose", "daisy"]),
         (["rose"], 2, ("rose", "daisy"), [0], ["rose", "daisy"]),
         (["0", "1"], 2, ("rose", "daisy"), [0, 1], ["rose", "daisy"]),
+        # Folders named by numbers are sorted as words.
+        (TWELVE, 12, tuple("abcdefghijkl"), map(int, TWELVE), ["a", "b"]),
+        (TWELVE, 12, None, range(12), ["0", "1", "10"]),
         # Two of ImageNet's classes are cranes.
         (["n02012849", "n03126707"], 1000, None, [134, 517], ["tench"]),
         # Ten digits are CIFAR-10's classes only where it is its network.
@@ -260,12 +264,22 @@ CIFAR10 = TRANSFORM.checkpoint
         (list("0123456789"), 10, None, range(10), ["0", "1"]),
     ],
 )
-def test_which_output_a_class_is(classes, number, row, outputs, names):
+def test_which_output_a_class_is(classes, number, row, outputs, names, capsys):
     if isinstance(row, tuple):
         row = dataclasses.replace(CIFAR10, classes=number, labels=row)
     found, called = classifier.outputs_of(classes, number, row)
     assert found.tolist() == list(outputs)
     assert len(called) == number and called[: len(names)] == names
+    assert not capsys.readouterr().err
+
+
+def test_classes_in_order_are_told(capsys):
+    own = dataclasses.replace(CIFAR10, classes=2, labels=("rose", "daisy"))
+    found, called = classifier.outputs_of(["Gänseblume", "Rose"], 2, own)
+    assert (found.tolist(), called) == ([0, 1], ["rose", "daisy"])
+    assert "order, Gänseblume for rose, Rose for daisy, " in (
+        capsys.readouterr().err
+    )
 
 
 def test_classes_that_the_network_does_not_have():

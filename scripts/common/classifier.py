@@ -38,13 +38,35 @@ def outputs_of(classes, outputs, row=None):
     if known.keys() >= set(classes):
         return np.array([known[name] for name in classes]), names
     if len(classes) == outputs and not known.keys() & set(classes):
-        return np.arange(outputs), names or list(classes)
+        return _in_order(classes, names), names or list(classes)
     raise ValueError(
         "The data must have as many classes as the network has outputs, or "
         f"classes of its names. Received: {len(classes)} classes "
         f"({', '.join(classes[:3])}, ...) for {outputs} outputs. Pass the "
         "network that was made for this data."
     )
+
+
+def _in_order(classes, names):
+    """Returns the output of each class, where no name of a class tells it.
+
+    Args:
+        classes: The data's names of the classes.
+        names: The network's, or `None` if it has none.
+    """
+    numbers = {str(i): i for i in range(len(classes))}
+    if names and numbers.keys() == set(classes):
+        # A folder sorts "10" before "2".
+        return np.array([numbers[name] for name in classes])
+    if names:
+        pairs = zip(classes[:3], names, strict=False)
+        taken = ", ".join(f"{one} for {other}" for one, other in pairs)
+        print(
+            "No class of the data has a name of the network's: they are taken "
+            f"in their order, {taken}, ... Rename them if that is wrong.",
+            file=sys.stderr,
+        )
+    return np.arange(len(classes))
 
 
 class Batches(keras.utils.PyDataset):
