@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import types
 
 import keras
@@ -692,6 +693,19 @@ def test_what_is_compiled_serves_all_epochs(split):
         for each in (plan, later, dataclasses.replace(plan, size=16))
     )
     assert one is two and one is not other
+
+
+def test_targets_to_test_with_are_small(split):
+    """ImageNet-21k has 21,841 classes."""
+    labels = np.array([2, 0, 19_999])
+    split = data.Split(split.images[:3], labels, list(map(str, range(20_000))))
+    tracemalloc.start()
+    _, targets = batches.Unchanged(split, QUICK)[0]
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (targets.shape, targets.dtype) == ((3, 20_000), "float32")
+    assert targets.argmax(1).tolist() == labels.tolist()
+    assert targets.sum() == 3 and most < 10e6
 
 
 def test_every_picture_comes_once_in_an_epoch(split):

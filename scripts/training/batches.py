@@ -453,4 +453,6 @@ class Unchanged(keras.utils.PyDataset):
         labels, images = self.split.labels[chosen], self.split.images[chosen]
         if not (isinstance(images, np.ndarray) and images.ndim == 2):
             images = np.stack([self._transform(image) for image in images])
-        return images, np.eye(len(self.split.classes), dtype="f4")[labels]
+        # Not of `np.eye`, which has the square of the classes.
+        targets = labels[:, None] == np.arange(len(self.split.classes))
+        return images, targets.astype("float32")
