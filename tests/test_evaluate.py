@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -163,6 +164,25 @@ def test_another_programs_result_divides_nothing(trained, many, run_here):
         written = trained.with_name("evaluation.json").read_text()
         options = json.loads(written)["options"]
         assert (options["holdout"], options["seed"]) == ("0.2", "0")
+        text = "those of --holdout 0.2 --seed 0, as no result.json says"
+        assert text in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("holdout", "parts", "said"), [(None, 0, True), (1, 0, False), (None, 2, 0)]
+)
+def test_an_unknown_division_is_said(many, capsys, holdout, parts, said):
+    """As of an export, which may have been trained with these pictures."""
+    for part in ("train", "val")[:parts]:
+        shutil.copytree(many, many.with_name("divided") / part)
+    source = many.with_name("divided") if parts else many
+    args = argparse.Namespace(
+        **{"model": None, "weights": None, "data": str(source)},
+        **{"data_dir": None, "holdout": holdout, "seed": None},
+        on_corrupt="skip",
+    )
+    data.load_test(args)
+    assert ("no result.json says" in capsys.readouterr().err) == said
 
 
 def test_what_is_not_measured_is_not_read(many, run_here, tmp_path):

@@ -113,15 +113,29 @@ def _divide_as_trained(args):
     or its weights: its test pictures are then those that it has not seen.
     """
     model = args.model if str(args.model).endswith(".keras") else args.weights
-    found, place = _DIVISION, None
+    known, place = {}, None
     if model and os.path.isfile(model):
         place = pathlib.Path(model).with_name("result.json")
-        found = found | _trained_division(place)
+        known = _trained_division(place)
+    found = _DIVISION | known
     taken = {n: v for n, v in found.items() if getattr(args, n) is None}
     vars(args).update(taken)
+    words = " ".join(f"--{name} {value}" for name, value in taken.items())
     if any(value != _DIVISION[name] for name, value in taken.items()):
-        words = " ".join(f"--{name} {value}" for name, value in taken.items())
         print(f"Test pictures as {place} has them: {words}.", file=sys.stderr)
+    elif len(taken) == len(_DIVISION) and not known and _to_divide(args.data):
+        print(
+            f"Test pictures are those of {words}, as no result.json says how "
+            f"a training divided {args.data}. Pass its own, so that it has "
+            "not seen them, or --holdout 1 for all.",
+            file=sys.stderr,
+        )
+
+
+def _to_divide(source):
+    """Tells whether `load` holds out a share of the pictures in a folder."""
+    path = pathlib.Path(source)
+    return bool(source) and path.is_dir() and not _is_divided(path)
 
 
 def _trained_division(path):
@@ -200,7 +214,7 @@ def require_apart(source, out):
     path = pathlib.Path(source)
     if not source or not path.is_dir():
         return
-    folders = _divided(path).values() if _is_divided(path) else [path]
+    folders = [path] if _to_divide(source) else _divided(path).values()
     for folder in folders:
         if out.resolve().is_relative_to(folder.resolve()):
             raise ValueError(
