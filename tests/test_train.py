@@ -1483,6 +1483,15 @@ def test_killed_in_a_test_only_that_is_done_again(
         np.testing.assert_array_equal(a, b)
 
 
+def test_what_was_found_is_told(split):
+    """Else a folder too far up, or down, is learnt without a word."""
+    few = data.Split(split.images[:9], split.labels[:9], split.classes)
+    text = "Trains with 64 pictures and tests with 9, of 3 classes: r, g, b."
+    assert report.describe_data(split, few) == text
+    many = data.Split(split.images, split.labels, list("abcdef"))
+    assert report.describe_data(many, few).endswith(": a, b, c, d, e, ...")
+
+
 def test_the_gain_of_features_is_told():
     one = report.describe_features(12, [{"seconds": 3}])
     assert "12.00 s once, then 3.000 s for an epoch" in one

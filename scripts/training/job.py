@@ -118,6 +118,7 @@ def load(args, recipe, strategy):
         args.on_corrupt,
     )
     data.require_trainable(train, test)
+    print(report.describe_data(train, test))
     _require_steps(args, recipe, len(train.labels), strategy.replicas)
     return train, test
 

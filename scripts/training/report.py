@@ -41,6 +41,16 @@ class Progress(keras.callbacks.Callback):
             self.bar.set_postfix({k: float(v) for k, v in logs.items()})
 
 
+def describe_data(train, test):
+    """Returns a sentence about what was found, to be seen if that is wrong."""
+    more = ", ..." if train.classes[5:] else "."
+    return (
+        f"Trains with {len(train.labels):,} pictures and tests with "
+        f"{len(test.labels):,}, of {len(train.classes):,} classes: "
+        f"{', '.join(train.classes[:5])}{more}"
+    )
+
+
 def describe(row):
     """Returns a line about an epoch."""
     text = (
