@@ -171,11 +171,11 @@ def _check_table(path, page, folder):
         (dict(model="other"), r"a \.keras file or an arch.*Received: other"),
         (
             dict(model="resnext29", weights="cifar10"),
-            r"Received: 2 classes \(blue, red, .*for 10 outputs\. Pass",
+            r"Received: 2 classes for 10 outputs, .* blue, red\. Pass",
         ),
         (dict(holdout=0), r"Pictures to test with .*: 0 pictures\. Add some"),
         (dict(on_corrupt="fail"), r"Received: .*bad\.png \(.*\)\. Remove"),
-        (dict(data="one"), r"Received: 1 classes .* for 2 outputs\. Pass"),
+        (dict(data="one"), r"Received: 1 classes for 2 outputs, .*Pass"),
         (dict(data="empty"), r"Received: .*void without any\. Add some"),
         (dict(data="nowhere"), r"Received: nowhere, .* Check the path"),
     ],

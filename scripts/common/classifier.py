@@ -1,6 +1,7 @@
 """Asks a classifier: the scores of pictures, and which output is what."""
 
 import sys
+import unicodedata
 
 import keras
 import numpy as np
@@ -35,16 +36,28 @@ def outputs_of(classes, outputs, row=None):
     # ImageNet has two classes of the name "crane", told apart by their ids.
     known = {n: i for i, n in enumerate(names or ()) if names.count(n) == 1}
     known |= {wnid: i for i, wnid in enumerate(ids)}
-    if known.keys() >= set(classes):
-        return np.array([known[name] for name in classes]), names
-    if len(classes) == outputs and not known.keys() & set(classes):
+    alike = {_composed(name): i for name, i in known.items()}
+    found = [known.get(name, alike.get(_composed(name))) for name in classes]
+    if None not in found:
+        return np.array(found), names
+    if len(classes) == outputs and not any(i is not None for i in found):
         return _in_order(classes, names), names or list(classes)
+    others = [c for c, i in zip(classes, found, strict=True) if i is None]
     raise ValueError(
         "The data must have as many classes as the network has outputs, or "
-        f"classes of its names. Received: {len(classes)} classes "
-        f"({', '.join(classes[:3])}, ...) for {outputs} outputs. Pass the "
-        "network that was made for this data."
+        f"classes of its names. Received: {len(classes)} classes for "
+        f"{outputs} outputs, none of which is called {', '.join(others[:3])}"
+        f"{', ...' if others[3:] else ''}. Pass the network that was made for "
+        "this data, or rename folders."
     )
+
+
+def _composed(name):
+    """Returns a name with its accents as most systems write them.
+
+    macOS writes them behind their letters, in other bytes.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def _in_order(classes, names):

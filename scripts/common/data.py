@@ -302,7 +302,8 @@ def _load_npz(path, parts):
     if missing:
         raise ValueError(
             f"--data must hold {', '.join(_NPZ)}. Received: {path} "
-            f"without {', '.join(missing)}. Write them with numpy.savez."
+            f"without {', '.join(missing)}. Write them with numpy.savez, or "
+            "unpack an archive of pictures."
         )
     images = {part: _images(path, f"x_{part}", arrays) for part in parts}
     labels = {part: _labels(path, part, arrays) for part in PARTS}
