@@ -20,6 +20,12 @@ FORMATS = (
     *("JPEG2000", "PPM", "TGA", "PSD", "PCX", "SGI", "QOI"),
     "HEIF",  # if pillow-heif has registered it
 )
+# What macOS adds to archives, Windows and Linux to disks and folders, and
+# Synology, whose thumbnails would be pictures, too.
+_OF_SYSTEMS = {
+    *("__macosx", "thumbs.db", "desktop.ini", "$recycle.bin"),
+    *("system volume information", "lost+found", "@eadir", "#recycle"),
+}
 _OPENING = threading.Lock()  # for Pillow's limit, which all threads share
 
 
@@ -77,7 +83,7 @@ def files_in(folder, links=False):
     """Returns the files of a folder, at any depth, in order.
 
     What is hidden is left out: names that begin with a dot, as of a desktop's
-    or a notebook's own files, and what macOS adds to archives. Links to
+    or a notebook's own files, and what systems add to folders. Links to
     folders are not followed; with `links` they are among the files, as are
     those to nothing, so that whoever reads them can say so.
     """
@@ -91,7 +97,7 @@ def files_in(folder, links=False):
 
 def is_hidden(name):
     """Tells whether a file or folder of that name is not for people."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 def _broken(name, reason):

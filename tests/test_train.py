@@ -311,12 +311,17 @@ def test_links_that_lead_to_no_picture_are_named(folder, capsys):
         data.load(folder, on_corrupt="fail")
 
 
-def test_hidden_folders_hold_no_pictures(folder):
+def test_hidden_folders_hold_no_pictures(folder, capsys):
     first = data.load(folder)
-    for hidden in (folder / "red" / ".ipynb_checkpoints", folder / "__MACOSX"):
-        hidden.mkdir()
+    for hidden in (
+        *(folder / "red" / ".ipynb_checkpoints", folder / "__MACOSX"),
+        *(folder / "red" / "@eaDir" / "2.png", folder / "lost+found"),
+    ):
+        hidden.mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(hidden / "copy.png")
+    (folder / "red" / "Thumbs.db").write_bytes(b"of Windows")
     again = data.load(folder)
+    assert not capsys.readouterr().err
     assert [s.images for s in again] == [s.images for s in first]
     assert again[0].classes == first[0].classes
 
