@@ -203,8 +203,9 @@ def accuracy(scores, labels):
     right = best == labels[:, None]
     return {
         "classes": scores.shape[1],
-        "top1": round(100 * float(right[:, 0].mean()), 3),
-        "top5": round(100 * float(right.any(axis=1).mean()), 3),
+        # More digits than are shown, so that these are rounded once.
+        "top1": round(100 * float(right[:, 0].mean()), 6),
+        "top5": round(100 * float(right.any(axis=1).mean()), 6),
     }
 
 
@@ -242,7 +243,10 @@ def table(args, result):
     """Returns the result as rows of a table in Markdown."""
     model = args.model or str(args.artifact)
     weights = args.weights or "-"  # none of what has its own
-    names = [pathlib.Path(n).name for n in (model, weights, args.data)]
+    names = [
+        (pathlib.Path(n).name or n).replace("|", r"\|")
+        for n in (model, weights, args.data)
+    ]
     return "".join(
         f"| {' | '.join(names)} | {result['images']:,} | {among['classes']:,} "
         f"| {among['top1']:.2f} | {among['top5']:.2f} |\n"

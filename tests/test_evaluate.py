@@ -89,7 +89,7 @@ def test_scores_classes_present_and_all(folder):
     assert result == {
         "images": 6,
         "accuracy": [
-            {"classes": 1000, "top1": pytest.approx(66.667), "top5": 100.0},
+            {"classes": 1000, "top1": pytest.approx(66.666667), "top5": 100.0},
             {"classes": 3, "top1": 100.0, "top5": 100.0},
         ],
     }
@@ -235,7 +235,7 @@ def test_names_of_files_give_the_classes(folder, tmp_path):
     split = evaluate.named_pictures(flat)
     assert split.classes == sorted(COLOURS)
     result, labels, *_ = evaluate.evaluate(greedy_net(), split, TRANSFORM)
-    assert [among["top1"] for among in result["accuracy"]] == [66.667, 100.0]
+    assert [among["top1"] for among in result["accuracy"]] == [66.666667, 100.0]
     assert labels.tolist() == [0, 0, 1, 1, 1, 2]
 
 
@@ -254,10 +254,20 @@ def test_equal_scores_earn_nothing():
     assert evaluate.accuracy(scores, labels)["top5"] == 0
 
 
+def test_a_table_rounds_once():
+    args = argparse.Namespace(model="a|b.keras", weights=None, data=".")
+    labels = np.repeat([0, 2], [64, 28])
+    among = evaluate.accuracy(np.tile([3, 2, 1], (92, 1)), labels)
+    result = {"images": 92, "accuracy": [among]}
+    assert evaluate.table(args, result) == (
+        r"| a\|b.keras | - | . | 92 | 3 | 69.57 | 100.00 |" + "\n"
+    )
+
+
 def test_fewer_than_five_outputs():
     scores, labels = np.eye(3), np.array([0, 1, 0])
     found = evaluate.accuracy(scores, labels)
-    assert found == {"classes": 3, "top1": 66.667, "top5": 100.0}
+    assert found == {"classes": 3, "top1": 66.666667, "top5": 100.0}
 
 
 CIFAR10 = TRANSFORM.checkpoint
