@@ -154,6 +154,19 @@ def test_names_of_classes_in_all_scripts(trained, name):
     assert networks.trained(trained) is None
 
 
+def test_weights_that_were_trained_need_no_number_of_classes(trained):
+    names = ("weights", "classes", "checkpoint")
+    args = argparse.Namespace(
+        model="resnext29", accept_noncommercial=False, **dict.fromkeys(names)
+    )
+    args.weights = str(trained.with_name("weights.safetensors"))
+    shape = {"groups": 2, "width_per_group": 32, "planes": 4}
+    small = keras_resnext.ResNeXt29(weights=None, classes=2, **shape)
+    keras_resnext.weights.save(small, args.weights)
+    model, row = networks.load(args)
+    assert (model.output_shape, row.labels) == ((None, 2), ("blue", "red"))
+
+
 def test_another_programs_result_divides_nothing(trained, many, run_here):
     line = (evaluate.main, trained, "--data", many, "--out", trained.parent)
     line += ("--checkpoint", "resnext29/cifar10")

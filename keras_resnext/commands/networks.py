@@ -87,11 +87,11 @@ def _built(args, file, row):
         construct = functools.partial(resnext.build, architecture.name)
     else:
         construct = getattr(resnext, architecture.constructor)
+    known = None if random else trained(file) if file else row
     model = construct(
         weights=None if random else args.weights,
         input_shape=shape,
-        classes=args.classes
-        or (architecture if random or file or not row else row).classes,
+        classes=args.classes or (known or architecture).classes,
         accept_noncommercial=args.accept_noncommercial,
     )
     if random:
