@@ -859,11 +859,20 @@ class TestLeftOut:
         net = {f"{prefix}{n}": a for n, a in net.items()}
         net |= {f"{top}.weight": kernel, f"{top}.bias": bias}
         assert_same(values(tiny(weights=written(net, tmp_path))), drawn)
-        net["neck.weight"] = kernel[:3]  # which of the two?
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with pytest.raises(ValueError, match=r"the only matrix outside"):
-                tiny(weights=written(net, tmp_path))
+        for name, array in (
+            ("neck.weight", kernel[:3]),  # which of the two?
+            ("neck.bias", bias),  # of a layer between
+            ("neck.running_mean", bias),
+        ):
+            path = written({**net, name: array}, tmp_path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with pytest.raises(ValueError, match="the only layer outside"):
+                    tiny(weights=path)
+        if prefix:  # of a loss
+            path = written({**net, "criterion.weight": bias}, tmp_path)
+            with pytest.warns(UserWarning, match="1 others: criterion"):
+                assert_same(values(tiny(weights=path)), drawn)
 
     @pytest.mark.parametrize("kind", [".keras", ".weights.h5"])
     def test_layers_of_keras_around_it(self, kind, tmp_path):
@@ -883,6 +892,24 @@ class TestLeftOut:
         for name, ours in structure.variables(loaded).items():
             name = name.replace("predictions", "mine")
             np.testing.assert_array_equal(ours, theirs[name])
+
+    @anywhere
+    @pytest.mark.parametrize("kind", [".keras", ".weights.h5", ".safetensors"])
+    @pytest.mark.parametrize(
+        "layer", ["BatchNormalization", "LayerNormalization", "PReLU"]
+    )
+    def test_a_layer_between_network_and_top(self, layer, kind, tmp_path):
+        base = tiny(include_top=False, pooling="avg")
+        between = getattr(keras.layers, layer)(name="between")
+        x = keras.layers.Dense(7, name="mine")(between(base.output))
+        path = tmp_path / f"net{kind}"
+        written_by(keras.Model(base.input, x), path)
+        with pytest.raises(ValueError, match="the only layer outside"):
+            tiny(weights=path, classes=7)
+        with pytest.warns(UserWarning, match="Left out"):
+            assert_same(
+                values(tiny(weights=path, include_top=False)), values(base)
+            )
 
     @anywhere
     def test_another_network_is_not_left_out(self, net, tmp_path):

@@ -312,7 +312,7 @@ def _check(arrays, variables, model, stored):
             found = map(printable, sorted(values.matrices(arrays))[:5])
             advice += (
                 " The classifier must be `fc`, `predictions`, or the only "
-                "matrix outside of the network, with a bias; found: "
+                "layer outside of the network, a matrix with a bias; found: "
                 f"{', '.join(found) or 'none'}. To do without one, pass "
                 "`include_top=False`."
             )

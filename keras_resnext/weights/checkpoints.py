@@ -32,6 +32,7 @@ _VARIABLES = {
     "grouped_conv2d": _CONVOLUTION,
     "dense": _CONVOLUTION,
     "batch_normalization": _NORMALIZATION,
+    "normalization": ("mean", "variance", "count"),
 }
 
 # Also of a model that was compiled before it became a layer.

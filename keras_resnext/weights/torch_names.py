@@ -215,6 +215,20 @@ def strip(arrays):
     return top | inside
 
 
+def has_layers(names):
+    """Tells whether variables with these names make a layer that computes.
+
+    Not so a mean of pictures, as of Keras's `Normalization`, or the weights
+    of classes in a loss of PyTorch's.
+    """
+    return any(
+        name.rpartition("/")[2] not in {"mean", "variance", "count"}
+        if "/" in name
+        else name.rpartition(".")[2] in {"bias", "running_mean"}
+        for name in names
+    )
+
+
 def _inside(arrays, prefix):
     """Returns the arrays behind a prefix, without it."""
     return {
@@ -284,11 +298,16 @@ def _matrices(arrays):
 
 
 def _only_top(arrays):
-    """Returns the only matrix and its bias, or nothing if there are more."""
+    """Returns the only matrix and its bias, or nothing if there is more.
+
+    Another layer may stand between it and the network.
+    """
     if len(found := _matrices(arrays)) != 1:
         return {}
     layer = found[0].rpartition(".")[0]
     names = (f"{layer}.weight", f"{layer}.bias")
+    if has_layers(arrays.keys() - names):
+        return {}
     return {name: arrays[name] for name in names if name in arrays}
 
 

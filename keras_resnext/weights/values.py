@@ -7,6 +7,7 @@ import keras
 import ml_dtypes  # noqa: F401 (tells NumPy of bfloat16)
 import numpy as np
 
+from keras_resnext.weights.torch_names import has_layers
 from keras_resnext.weights.unread import printable
 
 # What the names of a network's layers begin with, ours and PyTorch's.
@@ -32,7 +33,8 @@ def with_top(arrays, variables):
     Returns:
         The arrays. If the model has a layer `predictions` and the file none,
         the only matrix outside of the network, of as many features and with
-        a bias, is its kernel; PyTorch's is turned.
+        a bias, is its kernel; PyTorch's is turned. Another layer there may
+        stand between the two: then there is no such kernel.
     """
     kernel, bias = "predictions/kernel", "predictions/bias"
     found = matrices(arrays)
@@ -45,6 +47,8 @@ def with_top(arrays, variables):
     if (variables[kernel].shape[0], *classes) != array.shape:
         return arrays
     rest = {n: a for n, a in arrays.items() if n not in (name, other)}
+    if has_layers(n for n in rest if not _BACKBONE.match(n)):
+        return arrays
     return rest | {kernel: array, bias: arrays[other]}
 
 
