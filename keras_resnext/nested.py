@@ -45,6 +45,20 @@ def sublayers(layer):
     return reversed(list(visit(layer)))
 
 
+def paths(model):
+    """Yields a model and each layer inside, and the names on the way to it.
+
+    Yields:
+        The layer, and a tuple of the names of the layers around it and its
+        own; it is empty for the model, and those inside come last.
+    """
+    found = {id(model): ()}
+    for outer in (model, *sublayers(model)):
+        yield outer, found[id(outer)]
+        for inner in _children(outer):
+            found.setdefault(id(inner), (*found[id(outer)], inner.name))
+
+
 def stages(model):
     """Returns the layers of each stage, wherever they are in the model.
 

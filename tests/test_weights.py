@@ -344,18 +344,64 @@ class TestFormats:
         for saved, loaded in zip(model.weights, other.weights, strict=True):
             np.testing.assert_array_equal(saved, loaded)
 
-    @pytest.mark.parametrize("suffix", ["keras", "weights.h5"])
-    def test_inner_layers_of_one_name_are_left_out(self, suffix, tmp_path):
-        """As the `query` of each attention: of a network nothing is twice."""
+    @anywhere
+    @pytest.mark.parametrize("suffix", ["safetensors", "keras", "weights.h5"])
+    def test_inner_layers_of_one_name(self, suffix, tmp_path):
+        """As the `query` of each attention, and a cell for each direction."""
+
+        def build(seed):
+            keras.utils.set_random_seed(seed)
+            layers, net = keras.layers, tiny(include_top=False)
+            y = layers.Reshape((-1, net.output_shape[-1]))(net.output)
+            for i in range(2):
+                y = layers.MultiHeadAttention(1, 2, name=f"look_{i}")(y, y)
+            y = layers.Bidirectional(layers.GRU(2, name="gru"), name="ways")(y)
+            return keras.Model(net.input, y)
+
+        model, other = build(0), build(1)
+        file = tmp_path / f"net.{suffix}"
+        written_by(model, file)
+        weights.load(other, file)
+        for saved, loaded in zip(model.weights, other.weights, strict=True):
+            np.testing.assert_array_equal(
+                *map(keras.ops.convert_to_numpy, (saved, loaded))
+            )
         net = tiny(include_top=False)
-        y = net.output
-        for _ in range(2):
-            y = keras.layers.MultiHeadAttention(1, 2)(y, y)
-        written_by(keras.Model(net.input, y), tmp_path / f"net.{suffix}")
-        other = tiny(include_top=False)
-        with pytest.warns(UserWarning, match=r"16 arrays .*\(layers/"):
-            weights.load(other, tmp_path / f"net.{suffix}")
-        assert_same(values(other), values(net))
+        with pytest.warns(UserWarning, match=r"22 arrays .*\(backward_gru/"):
+            weights.load(net, file)
+
+    @anywhere
+    @pytest.mark.parametrize("suffix", ["safetensors", "keras", "weights.h5"])
+    def test_two_networks(self, suffix, tmp_path):
+        """As one for colours and one for depths, each with its own name."""
+
+        def build(seed):
+            keras.utils.set_random_seed(seed)
+            nets = [
+                tiny(include_top=False, pooling="avg", name=name)
+                for name in ("colours", "depths")
+            ]
+            xs = [keras.Input((32, 32, 3)) for _ in nets]
+            y = keras.layers.Add()(
+                [f(x) for f, x in zip(nets, xs, strict=True)]
+            )
+            y = keras.layers.Dense(2, name="predictions")(y)
+            return keras.Model(xs, y)
+
+        model, other = build(0), build(1)
+        file = tmp_path / f"net.{suffix}"
+        written_by(model, file)
+        weights.load(other, file)
+        for saved, loaded in zip(model.weights, other.weights, strict=True):
+            np.testing.assert_array_equal(
+                *map(keras.ops.convert_to_numpy, (saved, loaded))
+            )
+        several = r"several \(colours, depths\)"
+        for top in (True, False):
+            with pytest.raises(ValueError, match=f"file must .*{several}.*Sav"):
+                weights.load(tiny(include_top=top), file)
+        with pytest.raises(ValueError, match=f"model must .*{several}.*Pass"):
+            weights.load(model, FIXTURES / "net.safetensors")
 
     @anywhere
     @pytest.mark.parametrize("suffix", ["safetensors", "weights.h5"])

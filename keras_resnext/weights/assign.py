@@ -112,6 +112,7 @@ def fill(model, stored):
     variables = structure.variables(model)
     arrays = _renamed(stored.arrays, model, variables)
     _check_built(arrays, model)
+    _check_names(arrays, variables, stored)
     if "predictions/kernel" not in variables:
         arrays = values.without_top(arrays, variables)
     else:
@@ -120,8 +121,8 @@ def fill(model, stored):
     _check(arrays, variables, model, stored)
     for name, variable in variables.items():
         variable.assign(arrays[name])
-    for layer, name in structure.adapted(model):  # as Keras does
-        added = getattr(layer, f"lora_{name}_b")
+    for layer, _, kind in structure.adapted(model):  # as Keras does
+        added = getattr(layer, f"lora_{kind}_b")
         added.assign(np.zeros(added.shape))
 
 
@@ -160,8 +161,8 @@ def save(model, path, dtype="float16"):
         model, "Save the weights before `quantize`, or the model as `.keras`."
     )
     found = structure.variables(model)
-    for layer, name in structure.adapted(model):
-        found[f"{layer.name}/{name}"] = getattr(layer, name)
+    for layer, name, kind in structure.adapted(model):
+        found[f"{name}/{kind}"] = getattr(layer, kind)
     arrays = {
         name: _in_range(keras.ops.convert_to_numpy(v), dtype)
         for name, v in found.items()
@@ -191,14 +192,14 @@ def _renamed(arrays, model, variables):
     if all("/vars/" in name for name in arrays):
         arrays = checkpoints.rename_keras_variables(arrays, _triples(model))
     known = {id(v): name for name, v in variables.items()}
-    layers = {layer.name: layer for layer in sublayers(model)}
     names = {
-        f"{group}/{i}": known[id(v)]
-        # The model's own come first among its weights.
-        for group, layer in ({"vars": model} | layers).items()
+        f"{group or 'vars'}/{i}": known[id(v)]
+        for group, layer, _ in structure.owners(model)
+        # A layer's own come first among its weights.
         for i, v in enumerate(layer.weights)
         if id(v) in known
     }
+    layers = {name.rpartition("/")[0] for name in variables}
     if "probs" in layers and "predictions" not in layers:  # `_named_as_keras`
         names |= {f"predictions/{n}": f"probs/{n}" for n in ("kernel", "bias")}
     return {names.get(name, name): array for name, array in arrays.items()}
@@ -268,7 +269,7 @@ def _keras_axes(array):
 
 def _check_built(arrays, model):
     """Refuses a model in which layers do not have their weights yet."""
-    layers = {name.rpartition("/")[0] for name in arrays}
+    layers = {layer for name in arrays for layer in name.split("/")[:-1]}
     unbuilt = [
         layer.name
         for layer in sublayers(model)
@@ -286,20 +287,43 @@ def _check_names(arrays, variables, stored):
     """Refuses a file in which no array belongs to a layer of the model."""
     layers = {name.rpartition("/")[0] for name in variables}
     layers -= {"predictions", ""}
-    if not any(name.rpartition("/")[0] in layers for name in arrays):
-        names = ", ".join(map(printable, list(stored.arrays)[:5]))
+    found = {name.rpartition("/")[0] for name in arrays}
+    if found & layers:
+        return
+    if several := _around(layers, found):
         raise ValueError(
-            "The names in a file must be torchvision's, timm's, Keras's, "
-            "this package's, or of a library that docs/weights.md names. "
-            f"Received: weights='{stored.path}' with {len(stored.arrays)} "
-            f"arrays, none of a layer of the network ({names}). Name them as "
-            "torchvision does (conv1.weight, layer1.0.conv1.weight, "
-            "fc.weight), and save them again."
+            "The model must be one network, as the file is of one. Received: "
+            f"several ({', '.join(several)}). Pass one of them, as by "
+            f"`model.get_layer({several[0]!r})`."
         )
+    if several := _around(found, layers):
+        raise ValueError(
+            "The file must be of one network, as the model is. Received: "
+            f"weights='{stored.path}' of several "
+            f"({', '.join(map(printable, several[:5]))}). Save the one you "
+            "want in a file of its own, as by "
+            "`model.get_layer(name).save(path)`."
+        )
+    names = ", ".join(map(printable, list(stored.arrays)[:5]))
+    raise ValueError(
+        "The names in a file must be torchvision's, timm's, Keras's, "
+        "this package's, or of a library that docs/weights.md names. "
+        f"Received: weights='{stored.path}' with {len(stored.arrays)} "
+        f"arrays, none of a layer of the network ({names}). Name them as "
+        "torchvision does (conv1.weight, layer1.0.conv1.weight, "
+        "fc.weight), and save them again."
+    )
+
+
+def _around(layers, others):
+    """Lists what is around those layers that are also among the others."""
+    ways = [layer.rpartition("/") for layer in layers]
+    return sorted(
+        {around for around, _, own in ways if around and own in others}
+    )
 
 
 def _check(arrays, variables, model, stored):
-    _check_names(arrays, variables, stored)
     faults = values.faults(arrays, variables)
     facts = structure.describe_model(model)
     for field in facts.keys() & {"average_shortcut", "stem"}:  # without arrays

@@ -21,6 +21,7 @@ from keras_resnext.weights.unread import (
     check_stored,
     parse,
     printable,
+    short_names,
     unique,
 )
 
@@ -364,9 +365,9 @@ def _read_hdf5(data, groups):
         # What a description says counts where the file itself has no name, or
         # the same: it knows which variables a normalisation has.
         groups = named | {
-            group: found
-            for group, found in groups.items()
-            if named.get(group, found)[0] == found[0]
+            group: (named[group][0] if group in named else name, variables)
+            for group, (name, variables) in groups.items()
+            if group not in named or named[group][0].split("/")[-1] == name
         }
         # Names beyond 64 kB are split over attributes with numbers.
         roots = ["/", *({"model_weights"} & sizes.keys())]
@@ -591,27 +592,45 @@ def _numbered(layers, prefix="layers/"):
 def _named(file, paths):
     """Maps the groups that carry the name of their layer, as `_numbered`.
 
-    What is inside of a layer that is no model, as the `query` of attention,
-    may have its name in several: then it keeps its path.
+    Where several have one, as the `query` of each attention, those of the
+    layers around them are before it.
     """
     names = {
-        path: _text(file[path], "name")
+        path.removesuffix("/vars"): _text(file[path], "name")
         for path in paths
         if path.endswith("/vars") and not _OPTIMIZER.search(path)
     }
-    counts = collections.Counter(names.values())
+    ways = {
+        group: _way(group, names)
+        for group, name in names.items()
+        if name and len(file[f"{group}/vars"])
+    }
+    counts, short = (
+        collections.Counter(ways.values()),
+        short_names({*ways.values()}),
+    )
     groups = {}
-    for path, name in names.items():
-        match = re.fullmatch(r"(?:.+/)?layers/(\w+?)(?:_\d+)?/vars", path)
-        if not name or not (match or counts[name] == 1):
-            continue
+    for group, way in ways.items():
+        match = re.fullmatch(r"(?:.+/)?layers/(\w+?)(?:_\d+)?", group)
+        if not match and counts[way] > 1:
+            continue  # inside of a layer that is no model: it keeps its path
         kind = match and match[1]
         variables = _VARIABLES.get(kind, ())
         # Without gamma or beta, the numbers do not say which is which.
-        if kind == "batch_normalization" and len(file[path]) != 4:
+        if kind == "batch_normalization" and len(file[f"{group}/vars"]) != 4:
             variables = ()
-        groups[path.removesuffix("/vars")] = (name, variables)
+        groups[group] = ("/".join(short[way]), variables)
     return groups
+
+
+def _way(group, names):
+    """Returns the names of the layers around a layer of a file, and its own."""
+    parts = group.split("/")
+    outer = ("/".join(parts[:n]) for n in range(1, len(parts) + 1))
+    way = tuple(names[group] for group in outer if names.get(group))
+    if len("/".join(way)) > MAX_NAME:
+        raise ValueError("the name of a layer is none")
+    return way
 
 
 def _snake_case(name):

@@ -2,8 +2,9 @@
 
 import re
 
-from keras_resnext.nested import sublayers
+from keras_resnext.nested import paths, sublayers
 from keras_resnext.registry import ARCHITECTURES
+from keras_resnext.weights.unread import short_names
 
 _BLOCK = re.compile(r"conv(\d{1,2})_block(\d{1,3})_")
 _MOST_CHANNELS = 1024  # of a picture; a short file could claim any number
@@ -111,42 +112,67 @@ def describe_pytorch(shapes):
     return facts
 
 
+def owners(model):
+    """Lists the layers that have weights, wherever in the model they are.
+
+    Weights that several have count for the innermost of them. As in a file of
+    Keras, the random states of dropout and what LoRA has added are left out.
+
+    Returns:
+        List of (name, layer, list of its weights). Layers of one name, as the
+        `query` of each attention, have the names of those around them before
+        theirs (`attention_1/query`); the model's own name is "".
+    """
+    found = list(paths(model))
+    innermost = {id(v): layer for layer, _ in found for v in layer.weights}
+    own = {
+        id(layer): [
+            v
+            for v in layer.weights
+            if innermost[id(v)] is layer and not v.name.startswith("lora_")
+        ]
+        for layer, _ in found
+    }
+    short = short_names({path for layer, path in found if own[id(layer)]})
+    return [
+        ("/".join(short[path]), layer, own[id(layer)])
+        for layer, path in found
+        if own[id(layer)]
+    ]
+
+
 def variables(model):
     """Returns a model's weights by name, wherever in it their layers are.
 
     The names are `layer/variable`, as `checkpoints.read` returns them for a
-    Keras file of the model; `v.path` would have name scopes in it. Those that
-    are the model's own, of none of its layers, have no `layer/`. As in such a
-    file, the random states of dropout and what LoRA has added are left out.
+    Keras file of the model, and `owners` names the layers; `v.path` would have
+    name scopes in it. Those that are the model's own have no `layer/`.
 
     Raises:
         ValueError: If two weights have the same name.
     """
-    named, found = {}, {}
-    for layer in (model, *sublayers(model)):  # the innermost ones come last
-        prefix = "" if layer is model else f"{layer.name}/"
-        found |= {
-            id(v): (f"{prefix}{v.name}", v)
-            for v in layer.weights
-            if not v.name.startswith("lora_")
-        }
-    for name, variable in found.values():
-        if name in named:
-            raise ValueError(
-                "Each layer with weights must have a name of its own. "
-                f"Received: model={model.name!r} with {name!r} twice. Pass one "
-                "network of it, or give each layer another name."
-            )
-        named[name] = variable
+    named = {}
+    for layer, _, weights in owners(model):
+        for variable in weights:
+            name = f"{layer}/{variable.name}".removeprefix("/")
+            if name in named:
+                raise ValueError(
+                    "Each layer with weights must have a name of its own, or "
+                    "be in a layer that has one. Received: "
+                    f"model={model.name!r} with {name!r} twice. Pass one "
+                    "network of it, or give each layer another name."
+                )
+            named[name] = variable
     return named
 
 
 def adapted(model):
-    """Yields the layers with LoRA, and the name of what it adds to."""
-    for layer in sublayers(model):
+    """Yields the layers with LoRA, their names, and what it adds to."""
+    for name, layer, _ in owners(model):
         if getattr(layer, "lora_enabled", False):
             known = ("kernel", "embeddings")
-            yield layer, next(n for n in known if hasattr(layer, f"lora_{n}_b"))
+            kind = next(n for n in known if hasattr(layer, f"lora_{n}_b"))
+            yield layer, name, kind
 
 
 def describe_model(model):

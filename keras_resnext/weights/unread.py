@@ -1,5 +1,6 @@
 """What is refused in a file of any format, and how that is said."""
 
+import collections
 import json
 import zipfile
 
@@ -77,6 +78,28 @@ def parse(file):
     if len(data) > MAX_JSON or sum(map(data.count, b",[{")) > _MAX_VALUES:
         raise ValueError("its JSON is longer than any network's")
     return json.loads(data)
+
+
+def short_names(paths):
+    """Shortens paths of names to the least that no other one ends with.
+
+    Args:
+        paths: Set of tuples of names, the outermost first.
+
+    Returns:
+        Dictionary from each path to its end, or to all of it where another
+        one ends with it.
+    """
+    ends = {
+        path: [path[-n:] for n in range(1, len(path) + 1)] for path in paths
+    }
+    counts = collections.Counter(
+        end for found in ends.values() for end in found
+    )
+    return {
+        path: next((end for end in found if counts[end] == 1), path)
+        for path, found in ends.items()
+    }
 
 
 def unique(pairs):
