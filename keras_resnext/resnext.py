@@ -583,12 +583,8 @@ def _unlisted(source, facts):
         "Build it with `ResNeXt(depths, weights=path)`.",
         depths=facts["depths"],
     )
-    return Architecture(
-        source.architecture,
-        None,
-        anti_aliased=_anti_aliased(source.architecture),
-        **facts,
-    )
+    facts = {"anti_aliased": _anti_aliased(source.architecture)} | facts
+    return Architecture(source.architecture, None, **facts)
 
 
 def _anti_aliased(architecture):

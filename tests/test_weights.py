@@ -762,6 +762,50 @@ class TestFaults:
             keras_resnext.ResNeXt((1, 1), weights=path, **(options | here))
 
     @anywhere
+    @pytest.mark.parametrize(
+        "field, there, here",
+        [
+            ("average_shortcut", True, False),
+            ("average_shortcut", False, True),
+            ("anti_aliased", True, False),
+            ("anti_aliased", False, True),
+            ("stem", "legacy", "imagenet"),
+            ("stem", "imagenet", "legacy"),
+        ],
+    )
+    @pytest.mark.parametrize("block", ["bottleneck", "basic"])
+    def test_what_metadata_say(self, block, field, there, here, tmp_path):
+        """In a file of `save`, what its arrays do not show."""
+
+        def build(value, weights=None):
+            groups, width = (2, 1) if block == "bottleneck" else (1, 64)
+            options = {"stem": "cifar", field: value}
+            return keras_resnext.ResNeXt(
+                (1, 1), groups, width, weights=weights, block=block, **options
+            )
+
+        file, again = tmp_path / "net.safetensors", tmp_path / "b.safetensors"
+        weights.save(build(there), file)
+        weights.save(build(there, file), again)
+        assert file.read_bytes() == again.read_bytes()
+        with pytest.raises(ValueError, match=rf"with 1 faults.*\n{field}: "):
+            build(here, file)
+        save_file(load_file(file), again)  # as it was before
+        build(here, again)
+
+    @anywhere
+    def test_metadata_of_others(self, tmp_path):
+        weights.save(tiny(), tmp_path / "net.safetensors")
+        arrays = load_file(tmp_path / "net.safetensors")
+        for text in ("", "stem", "stem=deep", "anti_aliased=1", "x" * 10**6):
+            save_file(
+                arrays,
+                tmp_path / "net.safetensors",
+                {"format": "pt", "stem": "legacy", "keras_resnext": text},
+            )
+            tiny(weights=tmp_path / "net.safetensors")
+
+    @anywhere
     def test_cadenes_strides(self, tmp_path, monkeypatch):
         options = dict(groups=1, width_per_group=64, stem="legacy")
         row = dataclasses.replace(TINY, **options)

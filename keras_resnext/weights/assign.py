@@ -83,6 +83,7 @@ def read(source):
     if facts:
         shapes = {n: a.shape for n, a in arrays.items()}
         facts |= structure.describe_pytorch(shapes)
+        facts |= structure.describe_metadata(checkpoints.metadata(path))
         structure.refuse(facts, arrays, path)
         structure.require_backed(facts, path)
     if getattr(source, "hub", None):
@@ -129,6 +130,7 @@ def fill(model, stored):
 def save(model, path, dtype="float16"):
     """Writes a model's weights, named `layer/variable`, as `.safetensors`.
 
+    What no array shows of the network, as `anti_aliased`, is in the metadata.
     What LoRA has learned is added to the kernels, as in Keras's own files.
 
     Args:
@@ -168,7 +170,7 @@ def save(model, path, dtype="float16"):
         for name, v in found.items()
     }
     with replacing(path) as part:
-        part.write_bytes(serialise(arrays))
+        part.write_bytes(serialise(arrays, structure.metadata(model)))
 
 
 def _name_of(dtype):
@@ -326,7 +328,7 @@ def _around(layers, others):
 def _check(arrays, variables, model, stored):
     faults = values.faults(arrays, variables)
     facts = structure.describe_model(model)
-    for field in facts.keys() & {"average_shortcut", "stem"}:  # without arrays
+    for field in facts.keys() & structure.UNSEEN:
         received = stored.facts.get(field, facts[field])
         if received != facts[field]:
             faults.append(f"{field}: {received!r}, not {facts[field]!r}")

@@ -142,6 +142,19 @@ def read(path):
         ) from error
 
 
+def metadata(path):
+    """Returns the texts beside the arrays of a file that `read` has read.
+
+    Returns:
+        Dictionary; empty where the file is no `.safetensors`, or has none.
+    """
+    with path.open("rb") as file:
+        if file.read(9)[8:] != b"{":
+            return {}
+    with safetensors.safe_open(path, "numpy") as file:
+        return file.metadata() or {}
+
+
 def rename_keras_variables(arrays, layers):
     """Names the arrays of a Keras file after the layers of its model.
 

@@ -7,6 +7,15 @@ from keras_resnext.registry import ARCHITECTURES
 from keras_resnext.weights.unread import short_names
 
 _BLOCK = re.compile(r"conv(\d{1,2})_block(\d{1,3})_")
+_AVERAGED = re.compile(r"conv\d+_block\d+_[12]_pool")
+# What no array shows, and the values that another file may say.
+UNSEEN = {
+    "stem": ("imagenet", "legacy"),
+    "average_shortcut": (False, True),
+    "anti_aliased": (False, True),
+}
+_PACKAGE = "keras_resnext"
+_MOST_CHARACTERS = 1000  # of what a file says of its network
 _MOST_CHANNELS = 1024  # of a picture; a short file could claim any number
 
 
@@ -112,6 +121,36 @@ def describe_pytorch(shapes):
     return facts
 
 
+def describe_metadata(texts):
+    """Reads off a file's metadata what its arrays do not show.
+
+    Args:
+        texts: Dictionary of texts, as `metadata` returns it, or any other.
+
+    Returns:
+        Dictionary with those of `stem`, `average_shortcut` and `anti_aliased`
+        that it says.
+    """
+    words = texts.get(_PACKAGE, "")[:_MOST_CHARACTERS].split()
+    return {
+        field: value
+        for field, values in UNSEEN.items()
+        for value in values
+        if f"{field}={value}" in words
+    }
+
+
+def metadata(model):
+    """Says what the arrays of a model do not show, in one text.
+
+    With several, a file would not always have the same bytes: safetensors
+    writes them in any order.
+    """
+    facts = describe_model(model)
+    words = [f"{f}={facts[f]}" for f in UNSEEN if facts.get(f) in UNSEEN[f]]
+    return {_PACKAGE: " ".join(words)}
+
+
 def owners(model):
     """Lists the layers that have weights, wherever in the model they are.
 
@@ -179,8 +218,13 @@ def describe_model(model):
     """Reads the fields of an `Architecture` off a model of this package."""
     names = {layer.name: layer for layer in sublayers(model)}
     facts = describe({n: tuple(v.shape) for n, v in variables(model).items()})
+    if not facts:
+        return {}
     if "conv3_block1_0_conv" in names:
         facts["average_shortcut"] = "conv3_block1_0_pool" in names
+    facts["anti_aliased"] = any(map(_AVERAGED.fullmatch, names)) or (
+        "pool1_pool" in names and "pool1_pad" not in names
+    )
     if "conv1_pad" in names and "conv1_1_conv" not in names:
         pad = getattr(names.get("pool1_pad"), "padding", None)
         facts["stem"] = "legacy" if pad == ((0, 1), (0, 1)) else "imagenet"
