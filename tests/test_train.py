@@ -216,7 +216,12 @@ def test_a_folder_may_have_its_own_division(folder):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("Train", "Test"), ("training", "validation"), ("TRAINING", "Testing")],
+    [
+        *(("Train", "Test"), ("training", "validation")),
+        *(("TRAINING", "Testing"), ("seg_train", "seg_test")),
+        *(("Training_Set", "test_set"), ("train-images", "val-images")),
+        *(("trainset", "testset"), ("train2012", "val2012")),
+    ],
 )
 def test_parts_are_no_classes(folder, one, other):
     root = folder.with_name("root")
@@ -233,6 +238,22 @@ def test_parts_are_no_classes(folder, one, other):
     assert set(test_split.labels) == {1}
 
 
+def test_parts_in_folders_of_their_names(folder):
+    """As some archives have them."""
+    root = folder.with_name("root")
+    for part in ("seg_train", "seg_test"):
+        shutil.copytree(folder, root / part / part)
+    for split, part in zip(
+        data.load(root), ("seg_train", "seg_test"), strict=True
+    ):
+        assert split.classes == ["blue", "green", "red"]
+        assert {pathlib.Path(p).parts[-3] for p in split.images} == {part}
+    with pytest.raises(
+        ValueError, match=r"--out must not be.*seg_train\. Choose"
+    ):
+        data.require_apart(root, root / "seg_train" / "out")
+
+
 def test_valid_comes_before_test(folder):
     for name in ("train", "valid", "test"):
         shutil.copytree(folder, folder.with_name("root") / name)
@@ -240,13 +261,31 @@ def test_valid_comes_before_test(folder):
     assert {pathlib.Path(p).parts[-3] for p in test_split.images} == {"valid"}
 
 
-def test_a_class_may_be_called_train(folder):
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(("train",), ("steam_train",), ("strain", "contest", "valley")),
+        *(("train_1", "test_2"), ("cat_train", "cat_test")),  # no classes below
+    ],
+)
+def test_a_class_may_be_called_train(folder, names):
     """As of pictures of vehicles."""
-    (folder / "red").rename(folder / "train")
-    (folder / "train" / ".ipynb_checkpoints").mkdir()
+    for old, new in zip(("red", "blue", "green"), names, strict=False):
+        (folder / old).rename(folder / new)
+        (folder / new / ".ipynb_checkpoints").mkdir()
     parts = data.load(folder)
-    assert parts[0].classes == ["blue", "green", "train"]
+    assert set(names) <= set(parts[0].classes)
+    assert len(parts[0].classes) == 3
     assert sum(len(part.images) for part in parts) == 32
+
+
+def test_several_pairs_of_parts_are_no_parts(folder):
+    """Nothing tells which one is meant: each is a class, as its name is."""
+    root = folder.with_name("root")
+    names = [f"{part}_{i}" for part in ("test", "train") for i in (1, 2)]
+    for name in names:
+        shutil.copytree(folder, root / name)
+    assert data.load(root)[0].classes == names
 
 
 def test_corrupt_pictures_are_named(folder, capsys):

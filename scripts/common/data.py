@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import zipfile
@@ -28,6 +29,9 @@ _NPZ = ("x_train", "y_train", "x_test", "y_test")
 # Names of the parts, as the folders of many datasets have them.
 _TRAIN_FOLDERS = ("train", "training")
 _TEST_FOLDERS = ("val", "valid", "validation", "test", "testing")
+_PART = re.compile(
+    rf"(?<![a-z])({'|'.join(_TRAIN_FOLDERS + _TEST_FOLDERS)})(?:set)?(?![a-z])"
+)
 # A prepared set of pictures of many sizes is held in memory up to here.
 _MOST_BYTES = 4 << 30
 _MOST_CLASSES = 100_000  # ImageNet-21k has 21,841
@@ -135,7 +139,7 @@ def _divide_as_trained(args):
 def _to_divide(source):
     """Tells whether `load` holds out a share of the pictures in a folder."""
     path = pathlib.Path(source)
-    return bool(source) and path.is_dir() and not _is_divided(path)
+    return bool(source) and path.is_dir() and not _divided(path)
 
 
 def _trained_division(path):
@@ -214,8 +218,7 @@ def require_apart(source, out):
     path = pathlib.Path(source)
     if not source or not path.is_dir():
         return
-    folders = [path] if _to_divide(source) else _divided(path).values()
-    for folder in folders:
+    for folder in _divided(path).values() or [path]:
         if out.resolve().is_relative_to(folder.resolve()):
             raise ValueError(
                 "--out must not be where the class folders are, and be taken "
@@ -352,8 +355,8 @@ def _labels(path, part, arrays):
 
 def _load_folder(path, holdout, seed, on_corrupt, parts):
     """Returns parts of a folder of class folders."""
-    if _is_divided(path):
-        folders = _divided(path)
+    if divided := _divided(path):
+        folders = {part: _unwrapped(f) for part, f in divided.items()}
         found = {part: _class_folders(folders[part]) for part in PARTS}
         classes, other = list(found["train"]), folders["test"]
         unknown = sorted(set(found["test"]) - set(classes))
@@ -395,37 +398,65 @@ def _load_folder(path, holdout, seed, on_corrupt, parts):
     return tuple(_split(found[part], classes) for part in parts)
 
 
-def _is_divided(path):
-    """Tells whether a folder holds parts; train/ may be a class, of trains."""
-    train = _one_of(path, _TRAIN_FOLDERS)
-    return train is not None and (
-        any(map(is_class, train.iterdir()))
-        or _one_of(path, _TEST_FOLDERS) is not None
-    )
-
-
 def _divided(path):
-    """Returns the folder of each part."""
-    train, other = (
-        _one_of(path, names) for names in (_TRAIN_FOLDERS, _TEST_FOLDERS)
-    )
-    if other is None:
-        raise ValueError(
-            f"A folder with {train.name}/ must have val/ or test/, too. "
-            f"Received: {path}. Add one, or pass {train} to hold out a share "
-            "of it."
-        )
-    return {"train": train, "test": other}
+    """Returns the folder of each part; nothing, of a folder of classes.
+
+    Their names may have more in common, as seg_train/ and seg_test/ have.
+    """
+    found = _named_parts(path)
+    plain = _chosen(found.pop("", {}))
+    # Without another part, train/ may be a class, of trains.
+    if plain and ("test" in plain or _holds_classes(plain["train"])):
+        if "test" not in plain:
+            name = plain["train"].name
+            raise ValueError(
+                f"A folder with {name}/ must have val/ or test/, too. "
+                f"Received: {path}. Add one, or pass {plain['train']} to hold "
+                "out a share of it."
+            )
+        return plain
+    pairs = [
+        parts
+        for parts in map(_chosen, found.values())
+        if "test" in parts and all(map(_holds_classes, parts.values()))
+    ]
+    return pairs[0] if len(pairs) == 1 else {}
 
 
-def _one_of(path, names):
-    """Returns the folder with the first of some names, as Train/, or `None`."""
-    folders = {
-        child.name.lower(): child
-        for child in sorted(path.iterdir())
-        if child.is_dir()
+def _named_parts(path):
+    """Returns folders by the rest of their names, and by the word for a part.
+
+    Capitals do not count: of Train/ the rest is "", of seg_train/ "seg_".
+    """
+    found = {}
+    for child in sorted(path.iterdir()):
+        match = _PART.search(child.name.lower())
+        if match and is_class(child):
+            rest = _PART.sub("", child.name.lower(), count=1)
+            found.setdefault(rest, {})[match[1]] = child
+    return found
+
+
+def _chosen(folders):
+    """Returns the folder of each part; {} where none is to train with."""
+    parts = {
+        part: next((folders[name] for name in names if name in folders), None)
+        for part, names in (("train", _TRAIN_FOLDERS), ("test", _TEST_FOLDERS))
     }
-    return next((folders[name] for name in names if name in folders), None)
+    if parts["train"] is None:
+        return {}
+    return {part: folder for part, folder in parts.items() if folder}
+
+
+def _holds_classes(folder):
+    return any(map(is_class, folder.iterdir()))
+
+
+def _unwrapped(folder):
+    """Goes into a folder alone in one of its name, as archives have them."""
+    inside = [child for child in folder.iterdir() if is_class(child)]
+    same = [c for c in inside if c.name.lower() == folder.name.lower()]
+    return same[0] if same == inside and _holds_classes(same[0]) else folder
 
 
 def is_class(path):
