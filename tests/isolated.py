@@ -5,6 +5,7 @@ writes a line of JSON for each: how the process ended, the message or the
 arrays with their checksums, the memory and the time that reading took.
 """
 
+import collections
 import itertools
 import json
 import os
@@ -83,34 +84,47 @@ def _attempt(read, path, pipe):
     os.write(pipe, json.dumps(found).encode())
 
 
+def _start(read, path):
+    """Forks for a file, so that a crash is seen and memory is its own."""
+    reader, writer = os.pipe()
+    process = os.fork()
+    if not process:
+        try:
+            _attempt(read, path, writer)
+            os._exit(0)
+        except BaseException as error:
+            os.write(2, repr(error).encode())
+            os._exit(1)
+    os.close(writer)
+    return process, reader
+
+
+def _end(process, reader):
+    """Returns how a process ended, what it wrote, and what it used."""
+    with open(reader, "rb") as file:
+        text = file.read()
+    _, status, used = os.wait4(process, 0)
+    return os.waitstatus_to_exitcode(status), text, used
+
+
 def main():
-    """Forks for each file, so that a crash is seen and memory is its own."""
-    read = _reader()
-    empty = FIXTURES.parent / "fixtures"
-    base = None
-    for path in [empty, *sys.stdin.read().splitlines()]:
-        reader, writer = os.pipe()
-        process = os.fork()
-        if not process:
-            try:
-                _attempt(read, path, writer)
-                os._exit(0)
-            except BaseException as error:
-                os.write(2, repr(error).encode())
-                os._exit(1)
-        os.close(writer)
-        _, status, used = os.wait4(process, 0)
-        with open(reader, "rb") as file:
-            text = file.read()
-        base = used.ru_maxrss if base is None else base
-        if path is not empty:
-            found = {
-                "path": path,
-                "status": os.waitstatus_to_exitcode(status),
-                "megabytes": round((used.ru_maxrss - base) / 1024, 1),
-                "seconds": used.ru_utime + used.ru_stime,
-            }
-            print(json.dumps(found | json.loads(text or b"{}")), flush=True)
+    """Reads several files at a time, one on each processor."""
+    read, paths = _reader(), sys.stdin.read().splitlines()
+    base = _end(*_start(read, "none"))[2].ru_maxrss
+    started = collections.deque()
+    while paths or started:
+        while paths and len(started) < os.cpu_count():
+            path = paths.pop(0)
+            started.append((path, *_start(read, path)))
+        path, *process = started.popleft()
+        status, text, used = _end(*process)
+        found = {
+            "path": path,
+            "status": status,
+            "megabytes": round((used.ru_maxrss - base) / 1024, 1),
+            "seconds": used.ru_utime + used.ru_stime,
+        }
+        print(json.dumps(found | json.loads(text or b"{}")), flush=True)
 
 
 if __name__ == "__main__":

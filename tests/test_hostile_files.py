@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 from keras_resnext.weights import assign
 
 MEGABYTES = 100  # what reading may take, whatever the file claims
-SECONDS = 10  # of processor time: most take less than one
+SECONDS = 30  # of processor time: most take less than one, none ten
 TEXT = 2**20
 
 
