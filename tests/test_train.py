@@ -1719,6 +1719,21 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
     assert_equal_runs(whole, in_test)
 
 
+def test_what_takes_long_is_done_seldom():
+    """As writing a network of which an epoch trains a classifier alone."""
+    now, done = [0.0], []
+
+    def work():
+        done.append(now[0])
+        now[0] += 1
+
+    seldom = phases.Seldom(lambda: now[0])
+    for i in range(42):
+        seldom(work, must=i == 22)
+        now[0] += 0.5
+    assert done == [0, 10, 13, 23]
+
+
 @pytest.mark.slow
 def test_another_seed_is_another_training(
     archive, tmp_path, small_training, run_here

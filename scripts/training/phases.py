@@ -140,6 +140,7 @@ def learn(phase, run, args, strategy, progress, board):
         run.restore(variables)
     if run.epoch == phase.last:  # as an earlier run left it
         take_average(phase, recipe.epochs, args.seed, strategy)
+    path, seldom = args.out / "model.keras", Seldom()
     for epoch in range(run.epoch, phase.last):
         done = epoch + 1 - phase.first
         test = done % args.test_every == 0 or done == recipe.epochs
@@ -157,7 +158,10 @@ def learn(phase, run, args, strategy, progress, board):
         if test:
             take_average(phase, done, args.seed, strategy)
             run.rows[-1] |= evaluate(phase, strategy)
-            models.save(phase.network, recipe, args.out / "model.keras")
+            seldom(
+                lambda: models.save(phase.network, recipe, path),
+                must=done == recipe.epochs or run.interrupted,
+            )
         run.rows[-1]["seconds"] = round(run.seconds, 3)
         run.epoch, run.step = epoch + 1, 0
         if run.epoch < phase.last:
@@ -169,6 +173,26 @@ def learn(phase, run, args, strategy, progress, board):
         progress.bar.write(report.describe(run.rows[-1]))
         if run.interrupted:
             raise KeyboardInterrupt
+
+
+class Seldom:
+    """Does work again and again, but for at most a tenth of the time.
+
+    An epoch of a classifier on features takes a part of a second, and writing
+    the network behind it more than that.
+    """
+
+    def __init__(self, clock=time.monotonic):
+        """Takes what tells the seconds; the work is due at once."""
+        self._clock, self._due = clock, -math.inf
+
+    def __call__(self, work, must=False):
+        """Does the work, if it is due or must be done now."""
+        start = self._clock()
+        if must or start >= self._due:
+            work()
+            end = self._clock()
+            self._due = end + 9 * (end - start)
 
 
 def _require_finite(loss, epoch):
