@@ -279,6 +279,18 @@ def test_a_class_may_be_called_train(folder, names):
     assert sum(len(part.images) for part in parts) == 32
 
 
+@pytest.mark.parametrize("names", [("train", "test"), ("x_train", "x_test")])
+def test_test_pictures_without_classes(folder, names):
+    """As of a competition: there is nothing to compare the answers with."""
+    root = folder.with_name("root")
+    train, test = (root / name for name in names)
+    shutil.copytree(folder, train)
+    shutil.copytree(folder / "red", test)
+    advice = rf"Received: {test} without any\. Make them, or pass {train} to"
+    with pytest.raises(ValueError, match=advice):
+        data.load(root)
+
+
 def test_several_pairs_of_parts_are_no_parts(folder):
     """Nothing tells which one is meant: each is a class, as its name is."""
     root = folder.with_name("root")

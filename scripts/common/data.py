@@ -357,13 +357,18 @@ def _load_folder(path, holdout, seed, on_corrupt, parts):
     """Returns parts of a folder of class folders."""
     if divided := _divided(path):
         folders = {part: _unwrapped(f) for part, f in divided.items()}
-        found = {part: _class_folders(folders[part]) for part in PARTS}
-        classes, other = list(found["train"]), folders["test"]
+        train, other = (folders[part] for part in PARTS)
+        advice = f"Make them, or pass {train} to hold out a share of it."
+        found = {
+            "train": _class_folders(train),
+            "test": _class_folders(other, advice),
+        }
+        classes = list(found["train"])
         unknown = sorted(set(found["test"]) - set(classes))
         if unknown:
             raise ValueError(
                 f"{other.name}/ must have the classes of "
-                f"{folders['train'].name}/. Received: "
+                f"{train.name}/. Received: "
                 f"{', '.join(unknown[:5])} in {other} alone. Rename these "
                 "folders, or remove them."
             )
@@ -418,7 +423,7 @@ def _divided(path):
     pairs = [
         parts
         for parts in map(_chosen, found.values())
-        if "test" in parts and all(map(_holds_classes, parts.values()))
+        if "test" in parts and _holds_classes(parts["train"])
     ]
     return pairs[0] if len(pairs) == 1 else {}
 
@@ -455,8 +460,9 @@ def _holds_classes(folder):
 def _unwrapped(folder):
     """Goes into a folder alone in one of its name, as archives have them."""
     inside = [child for child in folder.iterdir() if is_class(child)]
-    same = [c for c in inside if c.name.lower() == folder.name.lower()]
-    return same[0] if same == inside and _holds_classes(same[0]) else folder
+    names = [child.name.lower() for child in inside]
+    wrapped = names == [folder.name.lower()] and _holds_classes(inside[0])
+    return inside[0] if wrapped else folder
 
 
 def is_class(path):
@@ -481,7 +487,7 @@ def _share(name):
     return int(digest[:8], 16) / 2**32
 
 
-def _class_folders(folder):
+def _class_folders(folder, advice="Make them."):
     """Returns the paths of the files in each class folder, by its name."""
     classes = {
         # Of links those that lead to no file: each is named, as what is lost.
@@ -492,7 +498,7 @@ def _class_folders(folder):
     if not classes:
         raise ValueError(
             "The folder must hold one folder of pictures for each class. "
-            f"Received: {folder} without any. Make them."
+            f"Received: {folder} without any. {advice}"
         )
     _require_pictures(folder, classes)
     return classes
