@@ -59,6 +59,14 @@ def assert_same(a, b):
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
+def assert_same_weights(model, other):
+    """Checks that two models of the same layers have the same weights."""
+    for one, two in zip(model.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(
+            *map(keras.ops.convert_to_numpy, (one, two))
+        )
+
+
 @pytest.fixture(scope="module")
 def drawn():
     """Our values after loading a file that PyTorch wrote."""
@@ -287,8 +295,7 @@ class TestFormats:
                 loaded.append(NESTED[kind](tiny(include_top=False)))
                 weights.load(loaded[-1], path)
         for other in loaded:
-            for ours, saved in zip(other.weights, model.weights, strict=True):
-                np.testing.assert_array_equal(ours, saved)
+            assert_same_weights(model, other)
 
     @anywhere
     def test_save_of_a_network_that_is_called_at_several_depths(self, tmp_path):
@@ -341,8 +348,7 @@ class TestFormats:
         written_by(model, file)
         weights.load(other, file)
         assert keras.ops.ndim(other.get_layer("own").count) == 0
-        for saved, loaded in zip(model.weights, other.weights, strict=True):
-            np.testing.assert_array_equal(saved, loaded)
+        assert_same_weights(model, other)
 
     @anywhere
     @pytest.mark.parametrize("suffix", ["safetensors", "keras", "weights.h5"])
@@ -362,10 +368,7 @@ class TestFormats:
         file = tmp_path / f"net.{suffix}"
         written_by(model, file)
         weights.load(other, file)
-        for saved, loaded in zip(model.weights, other.weights, strict=True):
-            np.testing.assert_array_equal(
-                *map(keras.ops.convert_to_numpy, (saved, loaded))
-            )
+        assert_same_weights(model, other)
         net = tiny(include_top=False)
         with pytest.warns(UserWarning, match=r"22 arrays .*\(backward_gru/"):
             weights.load(net, file)
@@ -392,10 +395,7 @@ class TestFormats:
         file = tmp_path / f"net.{suffix}"
         written_by(model, file)
         weights.load(other, file)
-        for saved, loaded in zip(model.weights, other.weights, strict=True):
-            np.testing.assert_array_equal(
-                *map(keras.ops.convert_to_numpy, (saved, loaded))
-            )
+        assert_same_weights(model, other)
         several = r"several \(colours, depths\)"
         for top in (True, False):
             with pytest.raises(ValueError, match=f"file must .*{several}.*Sav"):
@@ -421,10 +421,7 @@ class TestFormats:
             weights.load(other, tmp_path / f"net.{suffix}")
         other.build((None, 32, 32, 3))
         weights.load(other, tmp_path / f"net.{suffix}")
-        for ours, saved in zip(other.weights, model.weights, strict=True):
-            np.testing.assert_array_equal(
-                *map(keras.ops.convert_to_numpy, (ours, saved))
-            )
+        assert_same_weights(model, other)
 
     @anywhere
     @pytest.mark.parametrize("suffix", ["safetensors", "weights.h5"])
