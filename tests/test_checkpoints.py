@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from make_fixtures import FOLDER
 
-from keras_resnext.weights import checkpoints, torch_files
+from keras_resnext.weights import checkpoints, structure, torch_files
 
 FIXTURES = ["torch_zip.pth", "torch_legacy.pth", "tiny.safetensors"]
 KERAS_FIXTURES = ["tiny.keras", "tiny.weights.h5"]
@@ -857,6 +857,32 @@ def test_keras_file_without_names(tmp_path, kind):
         archive.writestr("config.json", config)
         archive.writestr("model.weights.h5", weights.getvalue())
     assert_same(checkpoints.read(path), expected)
+
+
+@pytest.mark.parametrize(
+    "padding", [None, 3, "same", {}, [[0, 1]], [[1, 1]] * 2]
+)
+def test_layers_of_a_config_that_says_anything(tmp_path, padding):
+    layers = [
+        {"class_name": "Activation", "config": {"name": "conv2_block1_out"}},
+        {
+            "class_name": "P",
+            "config": {"name": "pool1_pad", "padding": padding},
+        },
+        {"class_name": 3, "config": {"name": "conv3_block1_2_pool"}},
+        {"class_name": "P", "config": {"name": ["conv3_block1_2_pool"]}},
+        {"class_name": "P", "config": "conv3_block1_2_pool"},
+    ]
+    path = tmp_path / "x.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps({"config": [[layers]]}))
+    found = checkpoints.layers(path)
+    assert found == {
+        "conv2_block1_out": ("Activation", None),
+        "pool1_pad": ("P", padding),
+    }
+    facts = {"stem": "imagenet"} if padding else {}
+    assert structure.describe_layers(found) == facts | {"anti_aliased": False}
 
 
 # Damage

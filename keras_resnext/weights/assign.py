@@ -83,8 +83,9 @@ def read(source):
     if facts:
         shapes = {n: a.shape for n, a in arrays.items()}
         facts |= structure.describe_pytorch(shapes)
-        facts |= structure.describe_metadata(checkpoints.metadata(path))
         structure.refuse(facts, arrays, path)
+        facts |= structure.describe_layers(checkpoints.layers(path))
+        facts |= structure.describe_metadata(checkpoints.metadata(path))
         structure.require_backed(facts, path)
     if getattr(source, "hub", None):
         structure.check(facts, source)

@@ -155,6 +155,38 @@ def metadata(path):
         return file.metadata() or {}
 
 
+def layers(path):
+    """Returns the layers of a Keras file that `read` has read.
+
+    Returns:
+        Dictionary from the name of a layer, whether or not it has weights, to
+        the name of its class, in HDF5 in snake case, and its padding; "" and
+        `None` where the file does not say them. Empty for other files.
+    """
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head == b"PK\x03\x04":
+        with zipfile.ZipFile(path) as archive:
+            if "config.json" not in archive.namelist():
+                return {}
+            with archive.open("config.json") as file:
+                return dict(_described(parse(file)))
+    if head != b"\x89HDF":
+        return {}
+    found = {}
+
+    def keep(place, item):
+        group, _, last = place.rpartition("/")
+        if last == "vars" and (name := _text(item, "name")):
+            found[name] = group.rpartition("/")[2], None
+        elif group in ("", "model_weights"):
+            found[last] = "", None  # Keras 2
+
+    with h5py.File(path) as file:
+        file.visititems(keep)
+    return found
+
+
 def rename_keras_variables(arrays, layers):
     """Names the arrays of a Keras file after the layers of its model.
 
@@ -584,6 +616,17 @@ def _config_layers(config):
                     if inner.get(_SWITCHES.get(name), True)
                 ]
                 yield class_name, inner.get("name"), variables
+
+
+def _described(config):
+    """Yields the names of all layers in a description, classes and padding."""
+    parts = [config]
+    for part in parts:  # which grows
+        inside = part.values() if isinstance(part, dict) else part
+        parts += [v for v in inside if isinstance(v, (dict, list))]
+        match part:
+            case {"class_name": str(kind), "config": {"name": str(name)}}:
+                yield name, (kind, part["config"].get("padding"))
 
 
 def _numbered(layers, prefix="layers/"):

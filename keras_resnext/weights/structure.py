@@ -151,6 +151,32 @@ def metadata(model):
     return {_PACKAGE: " ".join(words)}
 
 
+def describe_layers(layers):
+    """Reads off the layers without weights what the arrays do not show.
+
+    Args:
+        layers: Dictionary from a layer's name to its class, in any case, and
+            its padding, `None` where it has none or it is not known.
+
+    Returns:
+        Dictionary with those of `stem`, `average_shortcut` and `anti_aliased`
+        that they show.
+    """
+    facts = {}
+    if "conv2_block1_out" not in layers:  # only those with weights, or others
+        return facts
+    if "conv3_block1_0_conv" in layers:
+        facts["average_shortcut"] = "conv3_block1_0_pool" in layers
+    kind, _ = layers.get("pool1_pool", ("", None))
+    averages = kind.lower().startswith("average")
+    facts["anti_aliased"] = averages or any(map(_AVERAGED.fullmatch, layers))
+    _, padding = layers.get("pool1_pad", ("", None))
+    if padding and "conv1_1_conv" not in layers:
+        legacy = padding in (((0, 1), (0, 1)), [[0, 1], [0, 1]])  # JSON's
+        facts["stem"] = "legacy" if legacy else "imagenet"
+    return facts
+
+
 def owners(model):
     """Lists the layers that have weights, wherever in the model they are.
 
@@ -216,19 +242,12 @@ def adapted(model):
 
 def describe_model(model):
     """Reads the fields of an `Architecture` off a model of this package."""
-    names = {layer.name: layer for layer in sublayers(model)}
     facts = describe({n: tuple(v.shape) for n, v in variables(model).items()})
-    if not facts:
-        return {}
-    if "conv3_block1_0_conv" in names:
-        facts["average_shortcut"] = "conv3_block1_0_pool" in names
-    facts["anti_aliased"] = any(map(_AVERAGED.fullmatch, names)) or (
-        "pool1_pool" in names and "pool1_pad" not in names
-    )
-    if "conv1_pad" in names and "conv1_1_conv" not in names:
-        pad = getattr(names.get("pool1_pad"), "padding", None)
-        facts["stem"] = "legacy" if pad == ((0, 1), (0, 1)) else "imagenet"
-    return facts
+    layers = {
+        layer.name: (type(layer).__name__, getattr(layer, "padding", None))
+        for layer in sublayers(model)
+    }
+    return facts and facts | describe_layers(layers)
 
 
 def fitting(facts):
