@@ -22,13 +22,11 @@ __keras_later__ = True  # once Ctrl-C is looked after
 from keras_resnext.commands import console  # first: for Ctrl-C and oneDNN
 
 # isort: split
-import keras
 import numpy as np
 
 import keras_resnext
 from common import pictures
 from keras_resnext import processor
-from keras_resnext.export import export
 
 OUT = pathlib.Path("runs/quickstart")
 # Loads the export as a stranger would: with TensorFlow alone.
@@ -62,6 +60,7 @@ def classify():
 
 def load_digits():
     """Returns 400 handwritten digits as (count, 32, 32, 3), 0..255."""
+    import keras
     from sklearn import datasets
 
     digits = datasets.load_digits()
@@ -78,6 +77,7 @@ def fine_tune(images, labels):
         The model, what `fit` says of each epoch, and the digits to test with
         and their labels.
     """
+    import keras
     from sklearn.model_selection import train_test_split
 
     base = keras_resnext.ResNeXt29(include_top=False, pooling="avg")
@@ -111,6 +111,8 @@ def fine_tune(images, labels):
 
 def serve(model, images):
     """Exports; returns the largest difference of another process's answer."""
+    from keras_resnext.export import export
+
     shutil.rmtree(OUT / "digits", ignore_errors=True)  # of an earlier run
     export(
         model,
@@ -176,9 +178,11 @@ def cpu_seconds():
 def main():
     """Runs the four parts and prints a table."""
     console.Parser(description=__doc__).parse_args()
-    start = time.time()
     console.require_packages("tensorflow", "tensorflow")  # for the export
     console.require_packages("examples", "skimage", "sklearn", "matplotlib")
+    import keras  # help need not wait for it
+
+    start = time.time()
     OUT.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
     examples, guesses = classify()
