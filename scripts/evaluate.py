@@ -156,7 +156,7 @@ def load_model(args):
             f"gets. Received: {args.model} without it. Pass the architecture, "
             "and tag, after whose preprocessing it was trained, such as "
             "resnext50_32x4d/imagenet1k_v1 or resnext29/cifar10; or put "
-            "result.json beside it, which train.py writes at its end."
+            "result.json beside it, which train.py writes."
         )
     model, row = networks.load(args, args.resize, args.crop, assume=True)
     networks.require_classifier(model, row, "--crop")

@@ -112,7 +112,7 @@ def load_model(args):
             "--size must be given for a network that takes pictures of any "
             "size. Received: --size=None. Pass the side, in pixels, that it "
             "was trained for, or --checkpoint; or put result.json beside it, "
-            "which train.py writes at its end."
+            "which train.py writes."
         )
     return model, keras_resnext.eval_transform(row)
 

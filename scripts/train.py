@@ -16,9 +16,9 @@ first ends the step and writes the state.
 
 Writes into --out: state.npz, and features.npz of frozen networks; after each
 epoch log.csv and tensorboard/ (to look at with `tensorboard --logdir
-OUT/tensorboard`); after tests model.keras, which takes at most a tenth of the
-time; and at the end training.png, result.json and weights.safetensors
-(float16).
+OUT/tensorboard`); after tests, for at most a tenth of the time, model.keras and
+result.json, which says how to use it; and at the end training.png and
+weights.safetensors (float16).
 """
 
 import argparse

@@ -35,6 +35,7 @@ def trained(tmp_path):
             folder.mkdir(parents=True)
             result = {
                 "test_accuracy": 1 - error,
+                "finished": True,
                 "parameters": parameters,
                 "minutes": 1.25,
             }

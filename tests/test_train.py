@@ -27,6 +27,7 @@ import keras_resnext
 import train
 from common import data, files
 from keras_resnext import processor
+from keras_resnext.commands import networks
 from keras_resnext.registry import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD
 from training import (
     augment,
@@ -1425,7 +1426,11 @@ class Spy(report.Progress):
 def _learn(recipe, model, vectors, folder):
     """Returns where a training stands, and the weights after each step."""
     pytest.importorskip("tensorboard")
-    place = resume.Run(folder, {})
+    about = {
+        "batch_size": recipe.batch_size,
+        "pictures": [len(vectors.labels)] * 2,
+    }
+    place = resume.Run(folder, about)
     spy = Spy(3, 0, 8)
     spy.noted = []
     phases.learn(
@@ -1718,7 +1723,12 @@ def test_a_killed_training_ends_as_if_it_had_not_been(
                 break
             time.sleep(0.01)
     assert process.returncode == -signal.SIGKILL
-    assert not (killed / "result.json").exists()
+    stored = json.loads((killed / "result.json").read_text())
+    assert not stored["finished"]
+    assert f"{float(log(killed)[0]['val_accuracy']):.4f}" == (
+        f"{stored['test_accuracy']:.4f}"
+    )
+    assert networks.trained(killed / "model.keras").classes == 3
     assert state(killed)[0]["step"] > 0
     result = run(*options, killed, before=SHALLOW)
     assert result.returncode == 0, result.stderr

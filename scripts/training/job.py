@@ -11,7 +11,7 @@ import tempfile
 import keras
 
 import keras_resnext
-from common import data, files, versions
+from common import data, files
 from keras_resnext import processor
 from training import (
     batches,
@@ -52,7 +52,7 @@ def run(args, recipe):
     with files.writing(args.out), files.locked(args.out):
         train_all(args, recipe, network, (train, test), state, strategy)
         accuracy = finish(args, recipe, network, test)
-        write_result(args, state, network, train.classes, accuracy)
+        show_result(args, state, network, train.classes, accuracy)
         if not strategy.worker:
             state.features.unlink(missing_ok=True)
 
@@ -193,24 +193,11 @@ def finish(args, recipe, network, test):
     return network.evaluate(tests, return_dict=True, verbose=0)["accuracy"]
 
 
-def write_result(args, run, network, classes, accuracy):
-    """Writes and prints what came of the training."""
-    options = run.options
-    epochs = options["epochs"] + options["unfreeze_epochs"]
-    size = options["batch_size"]
-    pictures = epochs * (options["pictures"][0] // size) * size
-    result = {
-        "test_accuracy": round(accuracy, 4),
-        "minutes": round(run.seconds / 60, 2),
-        "images_per_second": round(pictures / run.seconds, 1),
-        "idle": round(run.waited / run.seconds, 4),
-        "parameters": network.count_params(),
-        "classes": classes,
-        "options": options,
-        "versions": versions.loaded(),
-    }
-    files.write(args.out / "result.json", json.dumps(result, indent=2))
+def show_result(args, run, network, classes, accuracy):
+    """Writes, draws and prints what came of the training."""
     title = f"{args.model}: {accuracy:.2%} of the test pictures"
     report.draw(args.out / "training.png", run.rows, title)
+    path = args.out / "result.json"
+    result = report.write_result(path, run, network, classes, accuracy, True)
     print(json.dumps(result, indent=2))
     print(f"Waiting for data: {result['idle']:.1%} of the time in training")

@@ -140,7 +140,7 @@ def learn(phase, run, args, strategy, progress, board):
         run.restore(variables)
     if run.epoch == phase.last:  # as an earlier run left it
         take_average(phase, recipe.epochs, args.seed, strategy)
-    path, seldom = args.out / "model.keras", Seldom()
+    seldom = Seldom()
     for epoch in range(run.epoch, phase.last):
         done = epoch + 1 - phase.first
         test = done % args.test_every == 0 or done == recipe.epochs
@@ -159,7 +159,7 @@ def learn(phase, run, args, strategy, progress, board):
             take_average(phase, done, args.seed, strategy)
             run.rows[-1] |= evaluate(phase, strategy)
             seldom(
-                lambda: models.save(phase.network, recipe, path),
+                lambda: write(phase, run, args.out),
                 must=done == recipe.epochs or run.interrupted,
             )
         run.rows[-1]["seconds"] = round(run.seconds, 3)
@@ -173,6 +173,14 @@ def learn(phase, run, args, strategy, progress, board):
         progress.bar.write(report.describe(run.rows[-1]))
         if run.interrupted:
             raise KeyboardInterrupt
+
+
+def write(phase, run, out):
+    """Writes the network as it is, and how to use it."""
+    models.save(phase.network, phase.recipe, out / "model.keras")
+    accuracy = run.rows[-1]["val_accuracy"]
+    path, classes = out / "result.json", phase.test.classes
+    report.write_result(path, run, phase.network, classes, accuracy, False)
 
 
 class Seldom:

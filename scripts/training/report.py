@@ -1,15 +1,16 @@
-"""Shows how a training goes: progress bar, log, curves."""
+"""Shows how a training goes: progress bar, log, results, curves."""
 
 import csv
 import io
 import itertools
+import json
 import statistics
 import time
 
 import keras
 from tqdm import tqdm
 
-from common import files, pictures
+from common import files, pictures, versions
 
 
 class Progress(keras.callbacks.Callback):
@@ -90,6 +91,34 @@ def write_log(path, rows):
     table.writeheader()
     table.writerows(rows)
     files.write(path, text.getvalue())
+
+
+def write_result(path, run, network, classes, accuracy, finished):
+    """Writes what has come of a training so far, `result.json`; returns it.
+
+    Args:
+        path: File to write.
+        run: A `resume.Run`.
+        network: The network.
+        classes: Names of its classes.
+        accuracy: Its share of right answers for the test pictures.
+        finished: Whether the training has come to its end.
+    """
+    size, pictures = run.options["batch_size"], run.options["pictures"][0]
+    seen = (run.epoch * (pictures // size) + run.step) * size
+    result = {
+        "test_accuracy": round(accuracy, 4),
+        "finished": finished,
+        "minutes": round(run.seconds / 60, 2),
+        "images_per_second": round(seen / run.seconds, 1),
+        "idle": round(run.waited / run.seconds, 4),
+        "parameters": network.count_params(),
+        "classes": classes,
+        "options": run.options,
+        "versions": versions.loaded(),
+    }
+    files.write(path, json.dumps(result, indent=2))
+    return result
 
 
 def draw(path, rows, title):
