@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import json
+import pathlib
 import re
 import sys
 import threading
@@ -332,6 +333,19 @@ def test_damaged_in_the_cache(site, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     fresh(monkeypatch)
     refused(ConnectionError, "^Could not download model.safetensors", NAME)
+
+
+def test_damaged_in_a_cache_that_is_read_only(site, monkeypatch):
+    tiny(NAME)
+    file = hub.fetch("somebody/fine-tuned")
+    file.write_bytes(file.read_bytes()[:-1] + b"\1")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "unlink", refuse)
+    blob = re.escape(str(file.resolve()))
+    refused(OSError, f"'{blob}', which is damaged and", "set HF_HUB_CACHE")
 
 
 def test_another_file_than_the_hub_names(site):

@@ -99,16 +99,30 @@ def _verified(hub, name, path):
     digest = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
     if not _SHA256.fullmatch(digest) or downloads.matches(path, digest):
         return path
-    path.resolve().unlink()  # damaged in the cache
+    _delete(path)  # damaged in the cache
     path = _download(hub, name)
     if downloads.matches(path, digest):
         return path
-    path.resolve().unlink()
+    _delete(path)
     raise ValueError(
         f"Could not download {name}: SHA-256 {digest}, as the hub names it, is "
         f"required. Received: {PREFIX}{hub} with another one. It was deleted: "
         "call again, and if this repeats, choose another repository."
     )
+
+
+def _delete(path):
+    """Deletes what is damaged, for the client would not download it again."""
+    path = path.resolve()
+    try:
+        path.unlink()
+    except OSError as error:
+        raise OSError(
+            "A file whose SHA-256 is its name is required. Received: "
+            f"'{path}', which is damaged and cannot be deleted "
+            f"({error.strerror}). Delete it, or set HF_HUB_CACHE to a folder "
+            "that can be written."
+        ) from error
 
 
 def _checkpoint(hub, config):
