@@ -389,6 +389,11 @@ def test_without_a_network(site, monkeypatch):
         "^Could not download config.json",
         "`hf download somebody/fine-tuned config.json model.safetensors`",
     )
+    refused(
+        ConnectionError,
+        "model.safetensors --revision v1.0`",
+        call=lambda: keras_resnext.from_hub(f"{NAME}@v1.0"),
+    )
     assert not site.asked
 
 

@@ -271,16 +271,17 @@ def _download(hub, name, optional=False):
             )
             if isinstance(error, kind)
         )
+        option = revision and f" --revision {revision}"
         raise ConnectionError(
             f"Could not download {name}, which must be on the hub or in its "
             f"cache. Received: {PREFIX}{hub} ({status or type(error).__name__}"
-            f"). {advice.format(repository)}"
+            f"). {advice.format(repository, option)}"
         ) from error
 
 
 _OFFLINE = (
     "Connect and call again, or bring it into the cache where there is a "
-    f"network, by `hf download {{}} {_CONFIG} {_WEIGHTS[0]}`."
+    f"network, by `hf download {{}} {_CONFIG} {_WEIGHTS[0]}{{}}`."
 )
 _GATED = (
     "Ask for access on https://huggingface.co/{}, and log in with `hf auth "
