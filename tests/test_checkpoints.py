@@ -452,10 +452,17 @@ def test_unknown_content(tmp_path, content, advice):
 @pytest.mark.parametrize(
     "name, advice",
     [
-        ("model-00001-of-00002.safetensors", "which is one of 2. Load them"),
+        ("model-00001-of-00002.safetensors", "of several. Load them all"),
         ("model-00001-of-00001.safetensors", None),
-        ("__0_0.distcp", "in shards. Join them by .*dcp_to_torch /.* new.pth"),
-        (".metadata", "in shards. Join them by .*dcp_to_torch /.* new.pth"),
+        ("__0_0.distcp", "of several. Join them by .*dcp_to_torch /.* new.pth"),
+        (".metadata", "of several. Join them by .*dcp_to_torch /.* new.pth"),
+        (
+            "zero_pp_rank_0_mp_rank_00_model_states.pt",
+            "zero_to_fp32.py /.* new",
+        ),
+        ("bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "zero_to_fp32.py"),
+        ("mp_rank_00_model_states.pt", None),
+        ("epoch_00012.weights.h5", None),
     ],
 )
 def test_one_of_several_files(tmp_path, name, advice):

@@ -47,8 +47,16 @@ _SWITCHES = {"gamma": "scale", "beta": "center"}
 _MAX_DEPTH = 32
 _MAX_OBJECTS = 12_000
 
-# One of several files, of which no content tells what is in the others.
-_SHARD = re.compile(r"-\d{5}-of-(?!00001)(\d{5})")
+# Names of one of several files, of which no content tells what is in the
+# others, and what makes one file of them.
+_PARTS = {
+    r"-\d{5}-of-(?!00001)\d{5}": "Load them all, and save their arrays as one "
+    "`.safetensors` file.",
+    r"\.distcp$|^\.metadata$": "Join them by `python -m torch.distributed."
+    "checkpoint.format_utils dcp_to_torch {0} new.pth`.",
+    r"zero_pp_rank_\d+_": "Join them by `python {0.parent}/zero_to_fp32.py "
+    "{0.parent} new`, which DeepSpeed has put there.",
+}
 
 # What begins so is no checkpoint, but something that people take for one.
 _FOREIGN = {
@@ -111,19 +119,12 @@ def read(path):
         )
     with path.open("rb") as file:
         head = file.read(300)
-    if shard := _SHARD.search(path.name):
-        raise ValueError(
-            "A checkpoint must be one file. Received: "
-            f"path={path}, which is one of {int(shard[1])}. Load them all, and "
-            "save their arrays as one `.safetensors` file."
-        )
-    if path.suffix == ".distcp" or path.name == ".metadata":
-        raise ValueError(
-            "A checkpoint must be one file. Received: "
-            f"path={path}, which is a part of one in shards. Join them by "
-            "`python -m torch.distributed.checkpoint.format_utils "
-            f"dcp_to_torch {path.parent} new.pth`."
-        )
+    for pattern, advice in _PARTS.items():
+        if re.search(pattern, path.name):
+            raise ValueError(
+                f"A checkpoint must be one file. Received: path={path}, which "
+                f"is one part of several. {advice.format(path.parent)}"
+            )
     kind, reader = _format(path, head)
     try:
         return reader(path)
