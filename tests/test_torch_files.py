@@ -263,6 +263,12 @@ def test_two_networks(save, inside):
     assert re.search("2 networks.*student.*teacher.*Save the one", message)
 
 
+def test_how_to_save_one_of_two_where_one_has_no_prefix(save):
+    state = network().state_dict()
+    state |= {f"ema.{name}": tensor for name, tensor in state.items()}
+    assert "name.startswith('ema.')" in refusal(save(state))
+
+
 def test_another_part_with_stages_is_no_network(save):
     state = {f"encoder.{k}": v for k, v in network().state_dict().items()}
     state["decoder.layer1.0.conv1.weight"] = torch.ones(3)

@@ -186,14 +186,14 @@ def strip(arrays):
     # A part of another network may have stages, too, but no such stem.
     prefixes = prefixes & _prefixes(arrays, _STEM) or prefixes
     if len(prefixes) > 1:
-        first = min(prefixes)
+        one = max(prefixes)  # the least may be empty, which takes all
         names = ", ".join(repr(printable(p)) for p in sorted(prefixes)[:5])
         raise Unread(
             f"it holds {len(prefixes)} networks, whose names begin with "
             f"{names}",
             "Save the one you want in a file of its own, as `{name"
-            f".removeprefix({printable(first)!r}): tensor for name, tensor in "
-            f"state.items() if name.startswith({printable(first)!r})"
+            f".removeprefix({printable(one)!r}): tensor for name, tensor in "
+            f"state.items() if name.startswith({printable(one)!r})"
             "}`.",
         )
     if not prefixes:  # no network, or one without a stem and stages
