@@ -291,6 +291,7 @@ UNORDINARY = {
     "meta": lambda kernel: kernel.to("meta"),
     "uint16": lambda kernel: kernel.to(torch.uint16),
     "float8": lambda kernel: kernel.to(torch.float8_e4m3fn),
+    "negated": lambda kernel: torch.complex(kernel, -kernel).conj().imag,
 }
 
 

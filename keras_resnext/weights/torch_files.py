@@ -197,8 +197,10 @@ def _state_dict(root, read_storage):
         elif _is_tensor(value):
             raise Unread(
                 f"{printable(name)} is no ordinary tensor, but made by "
-                f"{printable(value.kind)}: sparse, quantised or distributed",
-                "Save the `state_dict()` of the float model, on one device.",
+                f"{printable(value.kind)}: sparse, quantised, distributed or "
+                "negated",
+                "Save the `state_dict()` of the float model, on one device, "
+                "and of a negated tensor its `resolve_neg()`.",
             )
     return arrays
 
@@ -499,11 +501,13 @@ def _persistent(reference):
     raise ValueError("its pickle refers to what is no tensor storage")
 
 
-def _rebuild_tensor(storage, offset, size, stride, *_):
+def _rebuild_tensor(storage, offset, size, stride, *rest):
     if isinstance(storage, _OtherTensor):
         return storage
     if not isinstance(storage, _Storage):
         raise ValueError("a tensor has no storage")
+    if any(rest[2:]):  # behind `requires_grad` and hooks: a bit that negates
+        return _Object("torch._utils._rebuild_tensor_v2 with `neg` or `conj`")
     return _Tensor(storage, offset, size, stride)
 
 
