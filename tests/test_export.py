@@ -784,6 +784,24 @@ def test_documented_lines_classify_without_the_package(
     classifies(network("small"), lines, folder=tmp_path)
 
 
+def test_openvino_is_loaded_as_it_was_compared(monkeypatch):
+    """By default it computes in bfloat16 where the processor can."""
+    openvino = pytest.importorskip("openvino", reason="a runtime is missing")
+    configs = []
+
+    def compile_model(path, device, *config):
+        configs.append(config)
+        return lambda _: {"outputs": np.eye(2)[:1]}
+
+    monkeypatch.setattr(openvino, "compile_model", compile_model)
+    printed = formats.FORMATS["openvino"].code.format(path="x")
+    page = (ROOT / "docs/export.md").read_text("utf-8")
+    (block,) = re.findall("```python\n(import openvino.*?)```", page, re.DOTALL)
+    for lines in (printed, block):
+        exec(lines, {"images": None, "facts": {"labels": "ab"}})
+    assert configs == 2 * [({"INFERENCE_PRECISION_HINT": "f32"},)]
+
+
 # --- TensorFlow Serving ------------------------------------------------------
 
 

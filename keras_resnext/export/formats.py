@@ -681,7 +681,8 @@ outputs = run(images=images)["outputs"]""",
         ("float32", "float16", "int8"),
         """\
 import openvino
-model = openvino.compile_model("{path}/model.xml", "CPU")
+hint = {{"INFERENCE_PRECISION_HINT": "f32"}}  # as it was compared
+model = openvino.compile_model("{path}/model.xml", "CPU", hint)
 outputs = model({{"images": images}})["outputs"]""",
         holds="model.xml",
         packages=("openvino",),
