@@ -425,7 +425,8 @@ def stage_rates(model, optimizer, factors):
     stage; it is saved with the model in `.keras`. Callbacks as
     `LearningRateScheduler` and `ReduceLROnPlateau` change the rate of each
     copy in turn: a function of the epoch and the rate so far keeps the
-    factors, one of the epoch alone gives all the same rate. Its limits: it
+    factors, one of the epoch alone gives all the same rate. They and
+    `TensorBoard` log each, as `learning_rate_adam_conv4`. Its limits: it
     has no `learning_rate` of its own, and below a `LossScaleOptimizer`, as
     with `mixed_float16`, these callbacks fail (give the optimizer a
     schedule); norms of gradients are clipped stage by stage; and what is
@@ -475,11 +476,15 @@ def stage_rates(model, optimizer, factors):
         return keras.optimizers.LossScaleOptimizer(**config)
     # Of a variable, whole: the innermost stage in it is this one.
     optimizers = {
-        rf"(.*/)?{stage}_[^/]*(/(?!conv\d+_)[^/]*)+": _scaled(optimizer, factor)
+        rf"(.*/)?{stage}_[^/]*(/(?!conv\d+_)[^/]*)+": _scaled(
+            optimizer, factor, stage
+        )
         for stage, factor in factors.items()
     }
     return keras.optimizers.MultiOptimizer(
-        keras.optimizers.OptimizerMap(optimizer, optimizers)
+        keras.optimizers.OptimizerMap(optimizer, optimizers),
+        # Else Keras takes it away from the optimizers inside.
+        loss_scale_factor=optimizer.loss_scale_factor,
     )
 
 
@@ -513,9 +518,11 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return cls(schedule, config["factor"])
 
 
-def _scaled(optimizer, factor):
+def _scaled(optimizer, factor, stage):
     """Copies an optimizer with a learning rate times `factor`."""
     config = optimizer.get_config()
+    if "name" in config:  # under which callbacks log its rate
+        config["name"] += f"_{stage}"
     rate = config.get("learning_rate")
     if isinstance(rate, dict):
         # The object itself: a person's own class may not be registered.

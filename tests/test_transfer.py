@@ -632,8 +632,10 @@ def test_callbacks_change_the_rates_of_all_stages():
     )
     for callback, epochs in ((slower, 1), (plateau, 2)):
         x, y = np.ones((2, 4)), np.zeros((2, 2))
-        model.fit(x, y, epochs=epochs, verbose=0, callbacks=[callback])
+        logs = model.fit(x, y, epochs=epochs, verbose=0, callbacks=[callback])
         rates.append([float(o.learning_rate) for o in optimizer.optimizers])
+        logged = [v[0] for k, v in logs.history.items() if "learning" in k]
+        np.testing.assert_allclose(logged, [0.005, 0.01], 1e-5)
     np.testing.assert_allclose(rates, [[0.005, 0.01], [0.0025, 0.005]], 1e-5)
 
 
@@ -661,6 +663,15 @@ def test_stage_rates_inside_of_a_loss_scale():
         model.fit(
             np.ones((2, 4)), np.ones((2, 2)), verbose=0, callbacks=[scheduler]
         )
+
+
+@anywhere
+@new_keras
+def test_stage_rates_keep_the_factor_of_the_loss():
+    optimizer = keras.optimizers.SGD(0.1, loss_scale_factor=8.0)
+    optimizer = stage_rates(dense(), optimizer, {"conv1": 0.5})
+    assert optimizer.scale_loss(1.0) == 8
+    assert [o.loss_scale_factor for o in optimizer.optimizers] == [8, 8]
 
 
 @anywhere
