@@ -61,7 +61,9 @@ def decode(source, max_pixels=MAX_PIXELS, draft=None):
             with _own_limit():  # else Pillow refuses what phones make
                 image = Image.open(file, formats=_known_formats())
         except PIL.UnidentifiedImageError:  # which names an address
-            known = f"it is in none of the formats {', '.join(FORMATS)}"
+            # HEIC is in one of `FORMATS`, which Pillow may lack all the same.
+            formats = ", ".join(_known_formats())
+            known = f"it is in none of the formats {formats}"
             raise _broken(name, known) from ValueError(known)
         except Exception as error:  # Pillow raises a dozen different ones.
             raise _broken(name, error) from error

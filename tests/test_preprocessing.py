@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_resnext import registry
+from keras_resnext import pillow, registry
 from keras_resnext.preprocessing import (
     decode_predictions,
     eval_transform,
@@ -461,6 +461,13 @@ def test_arrays_of_one_and_four_channels():
 def test_what_is_no_picture_has_no_address():
     with pytest.raises(ValueError, match=r"10 bytes \(it is in none of the f"):
         small()(b"\0 no image")
+
+
+@anywhere
+def test_formats_that_pillow_lacks_are_not_named(monkeypatch):
+    monkeypatch.setattr(pillow, "FORMATS", ("JPEG", "HEIF of nobody"))
+    with pytest.raises(ValueError, match=r"the formats JPEG\)"):
+        pillow.decode(b"\0 no image")
 
 
 @anywhere
