@@ -173,7 +173,11 @@ def train(processes, folder, groups, width, seed, options):
         What train.py has written, or `None` if it has failed and said why.
     """
     path = folder / f"{groups}x{width}d_{seed}" / "result.json"
-    if not (path.exists() and json.loads(path.read_text()).get("finished")):
+    found = {"finished": False}
+    if path.exists():
+        found = json.loads(path.read_text())
+    # Before train.py said it, it wrote the file at the end alone.
+    if not found.get("finished", True):
         words = ["--groups", groups, "--width-per-group", width]
         words += ["--seed", seed, "--out", path.parent, *options]
         if not processes.run([sys.executable, str(_TRAIN), *map(str, words)]):
