@@ -1098,6 +1098,10 @@ def variables():
     return model.trainable_variables
 
 
+def test_help_offers_no_value_that_is_refused():
+    assert "None" not in " ".join(recipes.descriptions().values())
+
+
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_a_recipe_makes_an_optimizer(name, variables):
     recipe = recipes.RECIPES[name]

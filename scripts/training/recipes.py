@@ -45,10 +45,10 @@ class Recipe:
         label_smoothing: Share of the target spread over all classes.
         sizes: Side of the pictures in each epoch, in pixels; the last one
             holds for all further epochs.
-        test_size: Side of the pictures to test with, or `None` for the last
-            of `sizes`.
+        test_size: Side of the pictures to test with; without it, the last of
+            `sizes`.
         test_resize: Length to which a test picture's shorter side is resized
-            before `test_size` is cut out, or `None` for `test_size`.
+            before `test_size` is cut out; without it, `test_size`.
         crop: `"pad"`: four more pixels on each side, in the mean colour,
             which normalisation turns to zero, then a random part of the old
             size; `"reflect"`: the same, with the picture mirrored at its
@@ -68,7 +68,7 @@ class Recipe:
         dropout: Share of the features dropped before a new classifier.
         new_top: Whether `--weights` get a new classifier.
         freeze: Last stage to freeze, as `"conv4"`, or `"backbone"` for all
-            but the classifier; `None` trains everything.
+            but the classifier; without it, everything is trained.
         unfreeze_epochs: Epochs to add in which everything is trained.
         unfreeze_lr: Their largest learning rate.
     """
