@@ -54,7 +54,7 @@ def parse_arguments():
         for name, value in vars(args).items()
         if name in fields and value is not None
     }
-    recipe = dataclasses.replace(recipes.RECIPES[args.recipe], **given)
+    recipe = recipes.change(recipes.RECIPES[args.recipe], given)
     _check_fields(parser, given, recipe)
     if given.get("zero_gamma") and args.weights:
         parser.error(

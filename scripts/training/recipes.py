@@ -44,7 +44,8 @@ class Recipe:
         loss: `"softmax"` cross-entropy, or `"sigmoid"`: one for each class.
         label_smoothing: Share of the target spread over all classes.
         sizes: Side of the pictures in each epoch, in pixels; the last one
-            holds for all further epochs.
+            holds for all further epochs. Other ones change those to test
+            with in proportion.
         test_size: Side of the pictures to test with; without it, the last of
             `sizes`.
         test_resize: Length to which a test picture's shorter side is resized
@@ -164,6 +165,30 @@ def descriptions():
         name: re.sub(r"\s*\n\s+", "\n", words.rstrip("."))
         for name, words in pairs
     }
+
+
+def change(recipe, fields):
+    """Returns a recipe with some of its fields replaced.
+
+    The sizes to test with keep their proportion to those to train with, if
+    they are not replaced as well. Else a network for 64 pixels would be tested
+    on the middle of pictures of 256.
+
+    Args:
+        recipe: A `Recipe`.
+        fields: Dictionary of new values by name.
+    """
+    new = dataclasses.replace(recipe, **fields)
+    crop = recipe.test_size or recipe.sizes[-1]
+    if recipe.test_size and "test_size" not in fields:
+        side = round(recipe.test_size * new.sizes[-1] / recipe.sizes[-1])
+        new = dataclasses.replace(new, test_size=side)
+    if recipe.test_resize and "test_resize" not in fields:
+        side = round(
+            recipe.test_resize * (new.test_size or new.sizes[-1]) / crop
+        )
+        new = dataclasses.replace(new, test_resize=side)
+    return new
 
 
 RECIPES = {
