@@ -84,7 +84,7 @@ def fine_tune(images, labels):
     base.trainable = False
     x = keras_resnext.preprocess_input(images)
     # The network is frozen: what it says of a digit is the same in each epoch.
-    features = base.predict(x, batch_size=128, verbose=0)
+    features = base.predict(x, batch_size=100, verbose=0)
     train, test, y_train, y_test, _, x_test = train_test_split(
         *(features, labels, x), test_size=0.25, stratify=labels, random_state=0
     )
@@ -109,7 +109,7 @@ def fine_tune(images, labels):
     return model, history.history, x_test, y_test
 
 
-def serve(model, images):
+def serve(model, images, answer):
     """Exports; returns the largest difference of another process's answer."""
     from keras_resnext.export import export
 
@@ -120,7 +120,6 @@ def serve(model, images):
         checkpoint="resnext29/cifar10",
         labels=list("0123456789"),
     )
-    answer = model.predict(images, verbose=0)
     np.save(OUT / "images.npy", images)
     files = [OUT / "digits" / "1", OUT / "images.npy", OUT / "answer.npy"]
     subprocess.run([sys.executable, "-c", STRANGER, *files], check=True)
@@ -129,7 +128,7 @@ def serve(model, images):
     return difference
 
 
-def draw(examples, guesses, history, images, labels, model):
+def draw(examples, guesses, history, images, labels, answer):
     """Draws pictures, guesses, the training and some digits read."""
     plt = pictures.pyplot()
     figure = plt.figure(figsize=(12, 7), layout="constrained")
@@ -154,11 +153,10 @@ def draw(examples, guesses, history, images, labels, model):
         plot.plot(epochs, history[name], label=part)
     plot.set(xlabel="epoch", ylabel="accuracy")
     plot.legend()
-    read = model.predict(images[:12], verbose=0).argmax(-1)
     for axis, image, digit, label in zip(
         right.subplots(2, 6).ravel(),
-        images[:12, ..., 0],
-        read,
+        images[..., 0],
+        answer.argmax(-1),
         labels,
         strict=False,
     ):
@@ -187,8 +185,9 @@ def main():
     keras.utils.set_random_seed(0)
     examples, guesses = classify()
     model, history, x_test, y_test = fine_tune(*load_digits())
-    difference = serve(model, x_test[:32])
-    draw(examples, guesses, history, x_test, y_test, model)
+    answer = model.predict(x_test[:32], verbose=0)
+    difference = serve(model, x_test[:32], answer)
+    draw(examples, guesses, history, x_test, y_test, answer)
 
     print(f"\n{'picture':30}best guesses")
     for name, guess in zip(examples, guesses, strict=True):

@@ -27,7 +27,7 @@ def test_quickstart_serves_digits(tmp_path, monkeypatch):
     model = keras.Sequential([base, keras.layers.Dense(10, "softmax")])
     images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype("f4")
     (tmp_path / "digits" / "1").mkdir(parents=True)  # of an earlier run
-    assert quickstart.serve(model, images) < 1e-5
+    assert quickstart.serve(model, images, model.predict(images)) < 1e-5
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]
     picture = formats.PICTURES[0].read_bytes()
     _, run = formats.load(tmp_path / "digits" / "1")
