@@ -350,9 +350,8 @@ def parse_arguments():
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def add(verb, parents=()):
-        one = verbs.add_parser(
-            verb.__name__, help=verb.__doc__, parents=parents
-        )
+        meaning = {"help": verb.__doc__, "description": verb.__doc__}
+        one = verbs.add_parser(verb.__name__, parents=parents, **meaning)
         one.set_defaults(verb=verb)
         return one
 

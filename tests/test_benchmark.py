@@ -389,3 +389,10 @@ def test_a_servers_pictures_have_the_models_side(
         answer = run_here(benchmark.main, *line, *words)
         assert answer.returncode == 0, answer.stderr
     assert asked == [48, 64]
+
+
+def test_help_of_a_verb_says_what_it_does(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "layer", "--help"])
+    with pytest.raises(SystemExit):
+        benchmark.parse_arguments()
+    assert benchmark.layer.__doc__ in capsys.readouterr().out
