@@ -7,15 +7,14 @@ the few named here; of any other nobody knows, and it is used as it is.
 
 import keras
 
-from keras_resnext.layers import (
-    Add,
-    BatchNormalization,
-    GroupedConv2D,
-    MaxPooling2D,
-)
 from keras_resnext.registry import require
 
-_OWN = (GroupedConv2D, BatchNormalization, MaxPooling2D, Add)
+# Keras's and ours, of networks and of folded ones.
+_LAYERS = (
+    "keras.src.layers.",
+    "keras_resnext.layers",
+    "keras_resnext.export.folding",
+)
 # What Keras writes into a configuration by name, which only finds what is
 # registered; the objects themselves are at hand.
 _OBJECTS = ("activation", "initializer", "regularizer", "constraint")
@@ -75,7 +74,7 @@ def _is_known(layer):
     """Tells whether a class is Keras's or ours, and nothing was added to it."""
     kind = type(layer)
     return (
-        (kind in _OWN or kind.__module__.startswith("keras.src.layers."))
+        kind.__module__.startswith(_LAYERS)
         and kind is not keras.layers.Lambda
         and not hasattr(layer, "adapt")
         and "call" not in vars(layer)

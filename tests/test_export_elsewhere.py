@@ -10,7 +10,7 @@ import pytest
 SETUP = """
 import pathlib, sys
 import keras, numpy as np, keras_resnext
-from keras_resnext.export import export
+from keras_resnext.export import export, fold
 from keras_resnext.export.formats import FORMATS, PICTURES
 
 folder = pathlib.Path(sys.argv[1])
@@ -65,6 +65,13 @@ format = "openvino"
 report = export(model, folder / format, format)
 expect(report, images, images[::-1].copy())
 
+x = keras.Input((16, 16, 3))
+y = net(include_top=False)(x)
+model = fold(keras.Model(x, keras.layers.UpSampling2D(2)(y)))
+format = "onnx"
+report = export(model, folder / "net.onnx", format)
+expect(report, images)
+
 class Own(keras.layers.Layer):
     def call(self, x):
         return 2 * x
@@ -74,7 +81,7 @@ try:
     raise SystemExit("no error")
 except ValueError as error:
     assert "A model that Keras can load on TensorFlow" in str(error), error
-assert {p.name for p in folder.iterdir()} == {"openvino"}
+assert {p.name for p in folder.iterdir()} == {"openvino", "net.onnx"}
 """
 WITHOUT = """
 import importlib.util
@@ -96,7 +103,7 @@ importlib.util.find_spec = find
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "code", "count"),
-    [("jax", JAX, 3), ("torch", TORCH, 1)],
+    [("jax", JAX, 3), ("torch", TORCH, 2)],
     ids=["jax", "torch"],
 )
 def test_export_from_another_backend(tmp_path, backend, code, count, on_jax):

@@ -356,6 +356,23 @@ def test_networks_of_mixed_precision_in_wrappers(head):
     np.testing.assert_allclose(exact, expected(images), 0.1, 0.1)
 
 
+@pytest.mark.parametrize("again", [lambda m: copies.recast(m, "float32"), fold])
+def test_what_is_folded_gets_another_type(again):
+    """A folded network of 16 bits is exported to formats of 32, too."""
+    inner = net(pooling=None)
+    x = keras.Input(SHAPE)
+    y = layers.UpSampling2D(2, interpolation="bilinear")(inner(x))
+    folded = fold(keras.Model(x, y), "bfloat16")
+    made = again(folded)
+    kinds = {layer.dtype_policy.name for layer in made._flatten_layers(False)}
+    assert kinds == {"float32"}
+    exact, found = (
+        ops.convert_to_numpy(ops.cast(m(IMAGES), "float32"))
+        for m in (folded, made)
+    )
+    np.testing.assert_allclose(exact, found, 0.1, 0.1)
+
+
 def test_pyramids_of_videos_are_folded():
     x = keras.Input((2, *SHAPE))
     model = keras.Model(x, layers.TimeDistributed(net(pooling=None))(x))

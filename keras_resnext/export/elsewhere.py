@@ -44,6 +44,8 @@ def export(model, options):
     if isinstance(options["calibration"], collections.abc.Iterator):
         options["calibration"] = list(options["calibration"])  # to be sent
     model = copies.recast(model, "float32")  # two backends round differently
+    if copies.has_graph(model):  # also what `fold` returned, which refuses
+        model = copies.graph(model)
     inputs = _some_inputs(model)
     outputs = [
         keras.ops.convert_to_numpy(y)

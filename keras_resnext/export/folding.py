@@ -19,6 +19,7 @@ _KERNELS = (*_CONVOLUTIONS, keras.layers.Dense)
 _NORMALISATIONS = (keras.layers.BatchNormalization, BatchNormalization)
 
 
+@keras.saving.register_keras_serializable("keras_resnext")
 class _Convolution(GroupedConv2D):
     """A grouped convolution for inference alone, which runs everywhere.
 
@@ -239,6 +240,7 @@ def frozen(model):
     return run
 
 
+@keras.saving.register_keras_serializable("keras_resnext")
 class _UpSampling2D(keras.layers.UpSampling2D):
     """Takes maps of any size in a graph, too.
 
