@@ -104,7 +104,8 @@ def export(
     Args:
         model: Keras model of images, `(batch, height, width, channels)`, of
             variable batch and sizes, or `(batch, pictures, height, width,
-            channels)`. The input is named `images`; several, as of a network
+            channels)`. LiteRT gets one size where they vary: the checkpoint's
+            crop, or 224. The input is named `images`; several, as of a network
             that compares pictures, have the names of their `keras.Input`.
             Outputs are named `outputs`; of several, those in a dictionary
             have its keys, those in a list `outputs_0`, `outputs_1`...
