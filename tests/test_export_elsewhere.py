@@ -67,7 +67,10 @@ expect(report, images, images[::-1].copy())
 
 x = keras.Input((16, 16, 3))
 y = net(include_top=False)(x)
-model = fold(keras.Model(x, keras.layers.UpSampling2D(2)(y)))
+one = fold(keras.Model(x, keras.layers.UpSampling2D(2)(y)))
+two = keras.layers.TimeDistributed(fold(net(include_top=False)))
+y = keras.ops.mean(two(keras.ops.stack([x, 2 * x], 1)), (1, 2, 3))
+model = keras.Model(x, one(x) + y[:, None, None])
 format = "onnx"
 report = export(model, folder / "net.onnx", format)
 expect(report, images)

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from keras_resnext import copies
+from keras_resnext.export import folding
 from keras_resnext.registry import require
 
 
@@ -43,9 +44,8 @@ def export(model, options):
         )
     if isinstance(options["calibration"], collections.abc.Iterator):
         options["calibration"] = list(options["calibration"])  # to be sent
-    model = copies.recast(model, "float32")  # two backends round differently
-    if copies.has_graph(model):  # also what `fold` returned, which refuses
-        model = copies.graph(model)
+    # Two backends round differently.
+    model = folding.savable(copies.recast(model, "float32"))
     inputs = _some_inputs(model)
     outputs = [
         keras.ops.convert_to_numpy(y)

@@ -112,6 +112,25 @@ def folded(model, dtype, bits=True):
     return _Folded(new.input, new.output, name=new.name)
 
 
+def savable(op):
+    """Puts graphs in place of what `fold` returned, which refuses to be saved.
+
+    Args:
+        op: Model, or an operation of one.
+
+    Returns:
+        `op` itself if nothing in it has been folded.
+    """
+    parts = op._flatten_layers() if isinstance(op, keras.Layer) else ()
+    if not any(isinstance(part, _Folded) for part in parts):
+        return op
+    if copies.has_graph(op):
+        return copies.rebuild(op, savable)
+    if copies.wraps_steps(op):
+        return type(op)(savable(op.layer), name=op.name, dtype=op.dtype_policy)
+    return op
+
+
 class _Folded(keras.Model):
     """A model for predictions alone, its weights constants as in a file."""
 
