@@ -1103,24 +1103,24 @@ def test_help_offers_no_value_that_is_refused():
 
 
 @pytest.mark.parametrize(
-    "name, fields, size, resize",
+    "words, size, resize",
     [
-        ("paper_imagenet", {"sizes": (32, 64)}, None, 73),  # 256 of 224
-        ("torchvision_v2", {"sizes": (88,)}, 112, 116),  # 224, 232 of 176
-        ("torchvision_v2", {"test_size": 112}, 112, 116),
-        ("torchvision_v2", {"test_resize": 256}, 224, 256),
-        ("torchvision_v2", {"epochs": 3}, 224, 232),
-        ("rsb_a2", {"sizes": (64,), "test_size": 96}, 96, 101),
-        ("cifar", {"sizes": (24,)}, None, None),
+        ("paper_imagenet --sizes 32 64", None, 73),  # 256 of 224
+        ("torchvision_v2 --sizes 88", 112, 116),  # 224, 232 of 176
+        ("torchvision_v2 --test-size 112", 112, 116),
+        ("torchvision_v2 --test-resize 256", 224, 256),
+        ("torchvision_v2 --epochs 3", 224, 232),
+        ("rsb_a2 --sizes 64 --test-size 96", 96, 101),
+        ("cifar --sizes 24", None, None),
     ],
 )
 def test_sizes_to_test_with_go_with_those_to_train_with(
-    name, fields, size, resize
+    monkeypatch, words, size, resize
 ):
-    changed = recipes.change(recipes.RECIPES[name], fields)
-    assert (changed.test_size, changed.test_resize) == (size, resize)
-    for field, value in fields.items():
-        assert getattr(changed, field) == value
+    line = "train.py --data none --out run --recipe " + words
+    monkeypatch.setattr(sys, "argv", line.split())
+    _, recipe = train.parse_arguments()
+    assert (recipe.test_size, recipe.test_resize) == (size, resize)
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
