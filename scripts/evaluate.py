@@ -38,7 +38,6 @@ import keras_resnext
 from common import data, files, pictures
 from keras_resnext import pillow
 from keras_resnext.commands import arguments
-from keras_resnext.registry import usual
 
 HEADER = """
 | network | weights | data | images | among classes | top-1, % | top-5, % |
@@ -108,33 +107,25 @@ class Artifact:
         """Loads what an export wrote, and the description beside it.
 
         Raises:
-            ValueError: If there is no artifact.
+            ValueError: If there is no artifact, or its description is none.
             OSError: If there is no description.
         """
         import keras
 
-        from keras_resnext.export import formats
-        from keras_resnext.export.serving import facts_of
+        from keras_resnext.commands import networks
+        from keras_resnext.export import formats, serving
 
         _, self.run = formats.load(path)
-        facts = facts_of(path)
-        if not facts.exists():
+        said = networks.exported(path)
+        if said is None:
             raise FileNotFoundError(
                 "--artifact must be an export with a `checkpoint`, whose "
                 f"preprocessing pictures get. Received: {path} without "
-                f"{facts.name}. Export it again with one."
+                f"{serving.facts_of(path).name}. Export it again with one."
             )
-        facts = json.loads(facts.read_text("utf-8"))
-        labels = tuple(facts["labels"])
-        self.inputs = [keras.KerasTensor((None,), facts.get("dtype"))]
-        self.output_shape = (None, len(labels))
-        self.checkpoint = dataclasses.replace(
-            usual(facts["resize"], facts["crop"]),
-            classes=len(labels),
-            labels=labels,
-            interpolation=facts["interpolation"],
-            **{k: tuple(facts[k]) for k in ("mean", "std")},
-        )
+        self.checkpoint, dtype = said
+        self.inputs = [keras.KerasTensor((None,), dtype)]
+        self.output_shape = (None, self.checkpoint.classes)
 
     def predict(self, batches, verbose=None):
         """Returns the scores of batches, `(n, classes)`."""

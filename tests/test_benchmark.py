@@ -14,7 +14,7 @@ import pytest
 
 import keras_resnext
 from keras_resnext import processor
-from keras_resnext.registry import ARCHITECTURES
+from keras_resnext.registry import ARCHITECTURES, usual
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the exports are TensorFlow's", allow_module_level=True)
@@ -30,6 +30,7 @@ from benchmarks import (
 )
 from benchmarks.engines import keras as keras_engine
 from keras_resnext.export import serving
+from keras_resnext.export.formats import Job
 
 BENCHMARK = pathlib.Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
@@ -378,9 +379,11 @@ def test_a_servers_pictures_have_the_models_side(
     for package in ("grpc", "tensorflow_serving"):
         pytest.importorskip(package, reason="pip install '.[export]'")
     path, asked = tmp_path / "served" / "1", []
-    (tmp_path / "facts.json").write_text('{"crop": 48}')
-    monkeypatch.setattr(serve, "_newest", lambda folder: path)
-    monkeypatch.setattr(serving, "facts_of", lambda _: tmp_path / "facts.json")
+    path.mkdir(parents=True)
+    x, row = keras.Input((48, 48, 3)), usual(64, 48)
+    net = keras.Model(x, keras.layers.Flatten()(x))
+    job = Job(net, "float32", 48, {}, None, row, [], 5, 1)
+    serving.write_facts(job.facts(), serving.facts_of(path))
     monkeypatch.setattr(
         serve, "_requests", lambda model, side: asked.append(side) or {}
     )

@@ -19,6 +19,8 @@ import evaluate
 import keras_resnext
 from common import classifier, data, files
 from keras_resnext.commands import networks
+from keras_resnext.export import serving
+from keras_resnext.export.formats import Job
 
 # Each network is asked once: to trace it would take longer.
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -527,6 +529,33 @@ def test_an_artifact_that_says_nothing(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, words)])
     with pytest.raises(SystemExit, match=r"net\.onnx without net\.onnx\.json"):
         evaluate.main()
+
+
+def test_what_an_artifact_says_is_checked(tmp_path):
+    path = tmp_path / "net.onnx"
+    file = serving.facts_of(path)
+    row = TRANSFORM.checkpoint
+    net, labels = greedy_net(), ["é"] * 1000
+    facts = Job(net, "float32", 32, {}, None, row, labels, 5, 1).facts()
+    serving.write_facts(facts, file)
+    row, dtype = networks.exported(path)
+    assert (row.classes, row.labels, dtype) == (1000, ("é",) * 1000, "float32")
+    for field in ("resize", "crop", "interpolation", "mean", "std"):
+        assert getattr(row, field) == getattr(TRANSFORM.checkpoint, field)
+    for wrong in (
+        *("", "[]", "[" * 100_000, "{}", file.read_text()[:50]),
+        *({"crop": 10**9}, {"crop": 48.0}, {"resize": None}, {"labels": 3}),
+        *({"labels": ["\x1b[31m"]}, {"labels": [1]}, {"dtype": "pixels"}),
+        *({"mean": [1]}, {"std": "abc"}, {"interpolation": "lanczos"}),
+    ):
+        if isinstance(wrong, dict):
+            wrong = json.dumps(facts | wrong)
+        file.write_text(wrong)
+        with pytest.raises(ValueError, match=r"Received: .*net\.onnx\.json, "):
+            networks.exported(path)
+    file.write_bytes(b"\xff{}")
+    with pytest.raises(ValueError, match="Export the network again"):
+        networks.exported(path)
 
 
 def test_either_a_network_or_an_artifact(monkeypatch, capsys):

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_resnext import preprocessing, resnext, weights
 from keras_resnext.commands import console, keras_files, random_weights
+from keras_resnext.export import serving
 from keras_resnext.export.formats import PICTURES
 from keras_resnext.export.preparing import row_for
 from keras_resnext.registry import (
@@ -18,6 +19,7 @@ from keras_resnext.registry import (
     PREPROCESSING,
     Checkpoint,
     advise,
+    check_preprocessing,
     find_architecture,
     resolve,
     usual,
@@ -241,6 +243,44 @@ def assumed(name, side=None):
     return dataclasses.replace(row, labels=())
 
 
+def exported(path):
+    """Returns what an export says of the pictures that an artifact takes.
+
+    Args:
+        path: Of the artifact, `pathlib.Path`; what is said is in it, or beside
+            it.
+
+    Returns:
+        `(checkpoint, dtype)`: a `Checkpoint` whose preprocessing pictures get,
+        with the names of the classes, and the pictures' type; `None` where
+        nothing is said.
+
+    Raises:
+        ValueError: If no export can have said that.
+    """
+    file = serving.facts_of(path)
+    if not file.exists():
+        return None
+    try:
+        facts = json.loads(file.read_text("utf-8"))
+        sides, labels = (facts["resize"], facts["crop"]), facts["labels"]
+        row = dataclasses.replace(
+            usual(*sides),
+            classes=len(labels),
+            labels=tuple(labels),
+            **{name: facts[name] for name in ("interpolation", "mean", "std")},
+        )
+        dtype = keras.backend.standardize_dtype(facts.get("dtype"))
+        if _can_be(sides, labels):
+            return check_preprocessing(row), dtype
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass  # said below, as it may be anybody's
+    raise ValueError(
+        "The file of what pictures an artifact takes must be as an export "
+        f"wrote it. Received: {file}, which is not. Export the network again."
+    )
+
+
 def trained(file):
     """Returns how `train.py` tested the network that it wrote into a file.
 
@@ -260,13 +300,7 @@ def trained(file):
         architecture, start = options["model"], options["weights"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None  # It may be anybody's, as the network is.
-    if not all(
-        type(side) is int and 0 < side <= hub.MAX_SIDE
-        for side in (resize, crop)
-    ) or not all(
-        isinstance(name, str) and console.is_line(name)
-        for name in (architecture, *classes)
-    ):
+    if not _can_be((resize, crop), (architecture, *classes)):
         return None
     try:
         licence = resolve(architecture, start, True).licence
@@ -280,3 +314,10 @@ def trained(file):
         classes=len(classes),
         labels=classes,
     )
+
+
+def _can_be(sides, names):
+    """Tells whether a file may ask for such pictures and have such names."""
+    return all(
+        type(side) is int and 0 < side <= hub.MAX_SIDE for side in sides
+    ) and all(isinstance(name, str) and console.is_line(name) for name in names)

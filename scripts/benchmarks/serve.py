@@ -9,7 +9,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
-import json
 import multiprocessing
 import time
 
@@ -105,12 +104,10 @@ def _newest(folder):
 
 def _side(path):
     """Returns the side of the pictures of a model, as far as it says it."""
-    from keras_resnext.export import serving
+    from keras_resnext.commands import networks
 
-    facts = serving.facts_of(path)
-    if not facts.exists():
-        return _SIDE
-    return json.loads(facts.read_text("utf-8"))["crop"]
+    said = networks.exported(path)
+    return said[0].crop if said else _SIDE
 
 
 def _requests(model, side):
