@@ -39,6 +39,7 @@ from benchmarks.growth import WIDTHS
 from common import files, pictures
 
 _TRAIN = pathlib.Path(__file__).with_name("train.py")
+_RESULT = ("test_accuracy", "parameters", "minutes")  # of train.py
 _NETWORKS = [f"{groups}x{WIDTHS[groups]}" for groups in (1, 2, 4, 8, 16, 32)]
 
 
@@ -98,13 +99,37 @@ def check_options(path, options):
         ValueError: If earlier ones, which are in a file, had others.
     """
     if path.exists():
-        earlier = json.loads(path.read_text())
+        earlier = read(path, list)
         if earlier != options:
             raise ValueError(
                 "All networks are trained with the same options. Received: "
                 f"{' '.join(options)} in {path.parent}, where they were "
                 f"{' '.join(earlier)}. Pass these, or another --out."
             )
+
+
+def read(path, kind, names=()):
+    """Returns what is in a file of JSON.
+
+    Args:
+        path: Of the file.
+        kind: Which type that must have.
+        names: What must be in it.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, kind) or any(name not in found for name in names):
+        raise ValueError(
+            "What earlier trainings wrote must be there unchanged. Received: "
+            f"{path}, which is damaged. Delete it; a training whose state is "
+            "beside it goes on from there."
+        )
+    return found
 
 
 class Processes:
@@ -175,14 +200,14 @@ def train(processes, folder, groups, width, seed, options):
     path = folder / f"{groups}x{width}d_{seed}" / "result.json"
     found = {"finished": False}
     if path.exists():
-        found = json.loads(path.read_text())
+        found = read(path, dict, _RESULT)
     # Before train.py said it, it wrote the file at the end alone.
     if not found.get("finished", True):
         words = ["--groups", groups, "--width-per-group", width]
         words += ["--seed", seed, "--out", path.parent, *options]
         if not processes.run([sys.executable, str(_TRAIN), *map(str, words)]):
             return None
-    return json.loads(path.read_text())
+    return read(path, dict, _RESULT)
 
 
 def train_all(args, options):

@@ -72,6 +72,17 @@ def test_what_is_finished_is_summarised(trained, run_here):
     assert "they were --epochs 3. Pass these, or another --out" in ended.stderr
 
 
+@pytest.mark.parametrize("name", ["4x24d_1/result.json", "options.json"])
+@pytest.mark.parametrize("damaged", ["", "[", "{}", "3", "[" * 100_000])
+def test_what_is_damaged_is_named(trained, run_here, name, damaged):
+    (trained / name).write_text(damaged)
+    words = ("--out", trained, "--seeds", 2, *SMALL)
+    ended = run_here(cardinality.main, *words)
+    assert ended.returncode == 1
+    assert f"Received: {trained / name}, which is damaged." in ended.stderr
+    assert (trained / name).read_text() == damaged
+
+
 def test_one_seed_has_no_deviation(trained, run_here):
     networks = ("4x24", "1x64", "4x24")  # one of them twice
     words = ("--out", trained, "--seeds", 1, "--networks", *networks)
