@@ -168,12 +168,17 @@ def layers(path):
         head = file.read(4)
     if head == b"PK\x03\x04":
         with zipfile.ZipFile(path) as archive:
-            if "config.json" not in archive.namelist():
+            if _is_torch(archive):
                 return {}
             with archive.open("config.json") as file:
-                return dict(_described(parse(file)))
-    if head != b"\x89HDF":
-        return {}
+                described = dict(_described(parse(file)))
+            # A model that is a class of its own does not describe its layers.
+            return _layers(archive.read("model.weights.h5")) | described
+    return _layers(path.read_bytes()) if head == b"\x89HDF" else {}
+
+
+def _layers(data):
+    """Returns the layers that HDF5 names, as `layers`."""
     found = {}
 
     def keep(place, item):
@@ -183,7 +188,7 @@ def layers(path):
         elif group in ("", "model_weights"):
             found[last] = "", None  # Keras 2
 
-    with h5py.File(path) as file:
+    with h5py.File(io.BytesIO(data), "r") as file:
         file.visititems(keep)
     return found
 
@@ -306,7 +311,7 @@ def _read_zip(path):
         names = archive.namelist()
         _check_kind(names)
         check_stored(archive, path.stat().st_size)
-        if any(name.endswith("data.pkl") for name in names):
+        if _is_torch(archive):
             _allow_no_checksums(archive)
             return torch_names.strip(torch_files.read_zip(archive))
         with archive.open("config.json") as file:
@@ -314,6 +319,10 @@ def _read_zip(path):
         weights = archive.read("model.weights.h5")
     groups = _numbered(_config_layers(config))
     return _read_hdf5(weights, groups)
+
+
+def _is_torch(archive):
+    return any(name.endswith("data.pkl") for name in archive.namelist())
 
 
 def _allow_no_checksums(archive):
