@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from test_resnext import assert_close, images, randomise
+from test_resnext import assert_close, images, randomise, run
 
 import keras_resnext
 from keras_resnext import transfer
@@ -48,6 +48,62 @@ def trains(model, y, loss, backbone, tmp_path):
         keras.tree.flatten(found), keras.tree.flatten(expected), strict=True
     ):
         assert_close(one, right)
+
+
+DEEP = ([32, 32, 64], [3, 3, 3])
+RESNET_D = {"stem": "deep", "average_shortcut": True}
+
+
+def resnet(keras_hub, block, stem, **options):
+    return keras_hub.models.ResNetBackbone(
+        *stem, [64, 128], [2, 1], [1, 2], block, **options
+    )
+
+
+@pytest.mark.parametrize(
+    "block, stem, options",
+    [
+        ("bottleneck_block", ([64], [7]), {}),
+        ("bottleneck_block", DEEP, {"stem": "deep"}),
+        ("bottleneck_block_vd", DEEP, RESNET_D),
+        ("basic_block", ([64], [7]), {"block": "basic"}),
+    ],
+)
+def test_weights_of_its_resnets(keras_hub, block, stem, options, tmp_path):
+    hub = randomise(resnet(keras_hub, block, stem))
+    hub.save_weights(tmp_path / "model.weights.h5")
+    hub.save(tmp_path / "model.keras")
+    head = keras.layers.Dense(7, name="predictions")(
+        keras.layers.GlobalAveragePooling2D()(hub.output)
+    )
+    keras.Model(hub.input, head).save(tmp_path / "more.keras")
+    field = "average_shortcut"
+    other = options | {field: field not in options}
+    for file in tmp_path.iterdir():
+
+        def build(options, weights=file):
+            return keras_resnext.ResNeXt(
+                (2, 1), 1, 64, include_top=False, weights=weights, **options
+            )
+
+        x = images(75, 64)
+        assert_close(run(build(options), x), run(hub, x))
+        with pytest.raises(ValueError, match=f"\n{field}: "):
+            build(other)
+
+
+def test_its_resnets_of_version_2_are_refused(keras_hub, tmp_path):
+    """Without a warning that layers are left out."""
+    hub = resnet(
+        *(keras_hub, "bottleneck_block", ([64], [7])), use_pre_activation=True
+    )
+    hub.save_weights(tmp_path / "model.weights.h5")
+    with pytest.raises(ValueError, match=r"\nmissing: conv1_bn/beta\n"):
+        keras_resnext.ResNeXt(
+            *((2, 1), 1, 64),
+            include_top=False,
+            weights=tmp_path / "model.weights.h5",
+        )
 
 
 @pytest.mark.slow

@@ -22,6 +22,11 @@ _TORCH_NAME = re.compile(
     r"|(?P<top>fc|last_linear))"
     r"\.(?P<variable>weight|bias|running_mean|running_var)"
 )
+# Of a block in KerasHub's ResNets, and of a convolution in its stem.
+_HUB_NAME = re.compile(
+    r"(?<![^/])(?:stack(?P<stage>\d)_block(?P<block>\d{1,3})_(?P<index>\d)"
+    r"|conv(?P<stem>[123]))(?=_(?:conv|bn)/)"
+)
 _LISTED = 10  # faults of a file, at most
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _VARIABLES = {
@@ -236,10 +241,11 @@ def _named_as_keras(arrays):
     if not any(name.startswith("predictions/") for name in named):
         # The classifier of keras-applications.
         named = {re.sub("^probs/", "predictions/", n): named[n] for n in named}
-    return checkpoints.grouped_from_depthwise(named)
+    return checkpoints.grouped_from_depthwise(_named_without_hub(named))
 
 
 # Of a stem of three convolutions: 0 and 1 are the first, with its norm.
+_HUB_STEM = {"1": "conv1_1", "2": "conv1_2", "3": "conv1"}
 _STEM = {"0": "conv1_1", "1": "conv1_1", "3": "conv1_2", "4": "conv1_2"}
 
 
@@ -263,6 +269,22 @@ def _keras_name(
             layer = f"conv{index}"
         layer += f"_{kind}"
     return f"{layer}/{_VARIABLES[kind].get(variable, variable)}"
+
+
+def _named_without_hub(arrays):
+    """Renames the arrays of KerasHub's ResNets; keeps all others.
+
+    Source: `ResNetBackbone` in `keras_hub/src/models/resnet`.
+    """
+    deep = "conv3_conv/kernel" in arrays
+
+    def ours(match):
+        if stem := match["stem"]:
+            return _HUB_STEM[stem] if deep else match[0]
+        stage, block = int(match["stage"]) + 2, int(match["block"]) + 1
+        return f"conv{stage}_block{block}_{match['index']}"
+
+    return {_HUB_NAME.sub(ours, name): array for name, array in arrays.items()}
 
 
 def _keras_axes(array):

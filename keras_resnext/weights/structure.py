@@ -163,6 +163,9 @@ def describe_layers(layers):
         that they show.
     """
     facts = {}
+    if "stack0_block0_out" in layers:  # KerasHub's, where no average has a name
+        kinds = {kind.lower().replace("_", "") for kind, _ in layers.values()}
+        facts["average_shortcut"] = "averagepooling2d" in kinds
     if "conv2_block1_out" not in layers:  # only those with weights, or others
         return facts
     if "conv3_block1_0_conv" in layers:

@@ -84,12 +84,12 @@ def without_top(arrays, variables):
 
     Args:
         arrays: dictionary from `layer/variable` to array.
-        variables: names of the model's own.
+        variables: dictionary from `layer/variable` to the model's variable.
 
     Returns:
         The arrays of the model, of convolutions and of normalisations. A
         warning names the others, unless they are those of the layer
-        `predictions`.
+        `predictions`, or the file is not of this network.
     """
     kept = {
         name: array
@@ -101,7 +101,7 @@ def without_top(arrays, variables):
         for name in arrays.keys() - kept
         if not name.startswith("predictions/")
     ]
-    if left_out:
+    if left_out and not variables.keys() - kept:
         names = ", ".join(map(printable, sorted(left_out)[:5]))
         warnings.warn(
             f"Left out, as the network has no top: {len(left_out)} arrays of "
