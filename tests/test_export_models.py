@@ -287,14 +287,17 @@ def test_what_tf2onnx_itself_cannot(tmp_path):
         assert difference(found[name], values) < 1e-5, name
 
 
-@pytest.mark.parametrize("precision", ["int8", "float16"])
-def test_sizes_in_fewer_bits(tmp_path, precision):
+@pytest.mark.parametrize(
+    "precision, side", [("int8", 12), ("float16", 12), ("float16", None)]
+)
+def test_sizes_in_fewer_bits(tmp_path, precision, side):
     pytest.importorskip("tf2onnx", reason="pip install '.[export]'")
     keras.utils.set_random_seed(0)
-    x = keras.Input((12, 12, 3))
+    x = keras.Input((side, side, 3))
     y = layers.Resizing(7, 9)(layers.Conv2D(8, 3, padding="same")(x))
     y = layers.GlobalMaxPooling2D()(layers.Conv2D(8, 7)(y))
-    images = np.random.default_rng(1).normal(size=(2, 12, 12, 3))
+    side = side or 224  # where none is said
+    images = np.random.default_rng(1).normal(size=(2, side, side, 3))
     report = export(
         keras.Model(x, y),
         tmp_path / "a.onnx",

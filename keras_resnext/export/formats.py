@@ -273,6 +273,8 @@ def _resize_to_sizes(proto):
         v.name: onnx.numpy_helper.to_array(v) for v in proto.graph.initializer
     }
     for node in [n for n in proto.graph.node if n.op_type == "Resize"]:
+        if len(node.input) == 4:  # where empty scales would become float16
+            node.input[2] = ""
         scales = values.get(node.input[2]) if len(node.input) == 3 else None
         if scales is None or not all(scales[:2] == 1):
             continue
