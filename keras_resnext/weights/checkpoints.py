@@ -173,11 +173,12 @@ def layers(path):
             with archive.open("config.json") as file:
                 described = dict(_described(parse(file)))
             # A model that is a class of its own does not describe its layers.
-            return _layers(archive.read("model.weights.h5")) | described
-    return _layers(path.read_bytes()) if head == b"\x89HDF" else {}
+            weights = io.BytesIO(archive.read("model.weights.h5"))
+            return _layers(weights) | described
+    return _layers(path) if head == b"\x89HDF" else {}
 
 
-def _layers(data):
+def _layers(file):
     """Returns the layers that HDF5 names, as `layers`."""
     found = {}
 
@@ -188,8 +189,8 @@ def _layers(data):
         elif group in ("", "model_weights"):
             found[last] = "", None  # Keras 2
 
-    with h5py.File(io.BytesIO(data), "r") as file:
-        file.visititems(keep)
+    with h5py.File(file, "r") as opened:
+        opened.visititems(keep)
     return found
 
 
