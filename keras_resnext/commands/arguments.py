@@ -5,6 +5,7 @@ import os
 import pathlib
 
 from keras_resnext.commands import console
+from keras_resnext.registry import find_architecture
 
 # Of `keras_resnext.export.formats.FORMATS`, which imports Keras.
 FORMATS = ("saved_model", "onnx", "litert", "openvino")
@@ -55,6 +56,20 @@ def _there(text):
     return path
 
 
+def _pictures(text):
+    """Returns the path of pictures; for `add_argument(type=…)`."""
+    try:
+        is_network = bool(find_architecture(text))
+    except ValueError:
+        is_network = text.startswith("hf://") or text.endswith(".keras")
+    if is_network and not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(
+            f"must be a picture, or a folder of such. Received: {text}, a "
+            f"network. Pass that as --network {text}."
+        )
+    return _there(text)
+
+
 def _csv(text):
     """Returns the path of a table to write; for `add_argument(type=…)`."""
     path = pathlib.Path(text)
@@ -88,7 +103,7 @@ def _add_predict(parser):
     add(
         "pictures",
         nargs="+",
-        type=_there,
+        type=_pictures,
         metavar="PICTURE",
         help="a file, or a folder of such, at any depth",
     )
