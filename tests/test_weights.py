@@ -830,6 +830,25 @@ class TestFaults:
             tiny(weights=tmp_path / "net.safetensors")
 
     @anywhere
+    def test_clips_stem(self, tmp_path, monkeypatch):
+        """Three convolutions, and an average where ours have a maximum."""
+        row = dataclasses.replace(TINY, stem="deep")
+        monkeypatch.setattr(reference, "TINY", row)
+        theirs = {"conv1.0": "conv1", "conv1.1": "bn1", "conv1.3": "conv2"}
+        theirs |= {"conv1.4": "bn2", "conv1.6": "conv3", "bn1": "bn3"}
+        net = {}
+        for name, array in draw("tiny").items():
+            layer, _, variable = name.rpartition(".")
+            net[f"{theirs.get(layer, layer)}.{variable}"] = array
+        with pytest.raises(ValueError, match="missing: conv1_1_bn/beta"):
+            keras_resnext.ResNeXt(
+                *((1,), 2, 1),
+                stem="deep",
+                classes=CLASSES,
+                weights=written(net, tmp_path),
+            )
+
+    @anywhere
     def test_cadenes_strides(self, tmp_path, monkeypatch):
         options = dict(groups=1, width_per_group=64, stem="legacy")
         row = dataclasses.replace(TINY, **options)

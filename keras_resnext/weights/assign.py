@@ -22,7 +22,7 @@ _TORCH_NAME = re.compile(
     r"|(?P<top>fc|last_linear))"
     r"\.(?P<variable>weight|bias|running_mean|running_var)"
 )
-# Of a block in KerasHub's ResNets, and of a convolution in its stem.
+# Of a block in KerasHub's ResNets, and of a convolution in their stem.
 _HUB_NAME = re.compile(
     r"(?<![^/])(?:stack(?P<stage>\d)_block(?P<block>\d{1,3})_(?P<index>\d)"
     r"|conv(?P<stem>[123]))(?=_(?:conv|bn)/)"
@@ -241,11 +241,10 @@ def _named_as_keras(arrays):
     if not any(name.startswith("predictions/") for name in named):
         # The classifier of keras-applications.
         named = {re.sub("^probs/", "predictions/", n): named[n] for n in named}
-    return checkpoints.grouped_from_depthwise(_named_without_hub(named))
+    return checkpoints.grouped_from_depthwise(_renamed_from_hub(named))
 
 
 # Of a stem of three convolutions: 0 and 1 are the first, with its norm.
-_HUB_STEM = {"1": "conv1_1", "2": "conv1_2", "3": "conv1"}
 _STEM = {"0": "conv1_1", "1": "conv1_1", "3": "conv1_2", "4": "conv1_2"}
 
 
@@ -271,12 +270,16 @@ def _keras_name(
     return f"{layer}/{_VARIABLES[kind].get(variable, variable)}"
 
 
-def _named_without_hub(arrays):
+_HUB_STEM = {"1": "conv1_1", "2": "conv1_2", "3": "conv1"}
+
+
+def _renamed_from_hub(arrays):
     """Renames the arrays of KerasHub's ResNets; keeps all others.
 
     Source: `ResNetBackbone` in `keras_hub/src/models/resnet`.
     """
-    deep = "conv3_conv/kernel" in arrays
+    # CLIP's stem has three convolutions of these names as well, and averages.
+    deep = {"conv3_conv/kernel", "stack0_block0_1_conv/kernel"} <= arrays.keys()
 
     def ours(match):
         if stem := match["stem"]:
