@@ -12,6 +12,7 @@ import functools
 import math
 import numbers
 import re
+import unicodedata
 
 # Of the red, green and blue channel, for values in 0..1.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -482,6 +483,16 @@ def require(condition, requirement, advice, **received):
     if not condition:
         ((name, value),) = received.items()
         raise ValueError(f"{requirement}. Received: {name}={value!r}. {advice}")
+
+
+def is_line(text):
+    """Tells whether a text is one line that terminals and files take as it is.
+
+    Not `str.isprintable`, which knows no character newer than Python, and
+    refuses those that words of Persian, or names with wide spaces, have.
+    """
+    bad = {"Cc", "Cs", "Zl", "Zp"}  # controls, what UTF-8 lacks, ends of lines
+    return not bad.intersection(map(unicodedata.category, text))
 
 
 def is_count(value):

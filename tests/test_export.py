@@ -1586,6 +1586,7 @@ def text(tree):
                 ("abcdefghij", "the model's 10 classes.*'abcdefghij'"),
                 (list("abc"), "the model's 10 classes.*'3 of them'"),
                 (list(range(10)), "must be names of one line each"),
+                (["a\tb"] * 10, "must be names of one line each"),
             )
         ),
         (

@@ -229,6 +229,13 @@ def test_names_by_id(site):
     assert row.labels == tuple(LABELS)
 
 
+def test_names_of_other_languages(site):
+    """Words of Persian may have a joiner, names of Chinese a wide space."""
+    labels = [*LABELS[:5], "one\u200cword", "two\u3000words"]
+    configure(site, label_names=labels)
+    assert hub.describe(NAME).labels == tuple(labels)
+
+
 def test_names_of_imagenet_21k(site):
     count = 21_841
     names = {str(i): f"n{i:08}" for i in range(count)}

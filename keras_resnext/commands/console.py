@@ -22,7 +22,6 @@ import pathlib
 import re
 import signal
 import sys
-import unicodedata
 
 from keras_resnext import processor, registry
 
@@ -129,16 +128,6 @@ def path(text):
     if not text:
         raise argparse.ArgumentTypeError("must be a path. Received: ''.")
     return pathlib.Path(text)
-
-
-def is_line(text):
-    """Tells whether a text is one line that terminals and files take as it is.
-
-    Not `str.isprintable`, which knows no character newer than Python, and
-    refuses those that words of Persian, or names with wide spaces, have.
-    """
-    bad = {"Cc", "Cs", "Zl", "Zp"}  # controls, what UTF-8 lacks, ends of lines
-    return not bad.intersection(map(unicodedata.category, text))
 
 
 def architecture(text):

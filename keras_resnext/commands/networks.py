@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_resnext import preprocessing, resnext, weights
-from keras_resnext.commands import console, keras_files, random_weights
+from keras_resnext.commands import keras_files, random_weights
 from keras_resnext.export import serving
 from keras_resnext.export.formats import PICTURES
 from keras_resnext.export.preparing import row_for
@@ -21,6 +21,7 @@ from keras_resnext.registry import (
     advise,
     check_preprocessing,
     find_architecture,
+    is_line,
     resolve,
     usual,
 )
@@ -320,4 +321,4 @@ def _can_be(sides, names):
     """Tells whether a file may ask for such pictures and have such names."""
     return all(
         type(side) is int and 0 < side <= hub.MAX_SIDE for side in sides
-    ) and all(isinstance(name, str) and console.is_line(name) for name in names)
+    ) and all(isinstance(name, str) and is_line(name) for name in names)

@@ -13,7 +13,7 @@ import numpy as np
 from keras_resnext import pillow, preprocessing
 from keras_resnext.export.folding import input_names
 from keras_resnext.export.formats import PICTURES, Job
-from keras_resnext.registry import require, usual
+from keras_resnext.registry import is_line, require, usual
 
 _LEVELS = (0.0,) * 3, (1 / 255,) * 3  # mean and deviation: pixels as they are
 _COMPARED = 32  # pictures at most, beside the packaged ones
@@ -95,9 +95,9 @@ def _classes(model, checkpoint, labels):
         labels=f"{len(labels)} of them" if listed else labels,
     )
     require(
-        all(isinstance(x, str) and "\n" not in x for x in labels),
+        all(isinstance(x, str) and is_line(x) for x in labels),
         "`labels` must be names of one line each",
-        "Pass text without line breaks.",
+        "Pass text without line breaks and control characters.",
         labels=labels,
     )
     return row, [str(label) for label in labels]

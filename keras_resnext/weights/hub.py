@@ -206,7 +206,7 @@ def _faults(row):
     )
     yield (
         "names of classes that are no text of one line",
-        not all(isinstance(x, str) and x.isprintable() for x in labels),
+        not all(isinstance(x, str) and registry.is_line(x) for x in labels),
     )
 
 

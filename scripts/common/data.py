@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from keras_resnext import pillow, processor
 from keras_resnext.commands import console
+from keras_resnext.registry import is_line
 
 PARTS = ("train", "test")
 _NPZ = ("x_train", "y_train", "x_test", "y_test")
@@ -257,7 +258,7 @@ def require_trainable(train, test):
             one of the parts, or if result.json could not say its name.
     """
     classes = train.classes
-    bad = [name for name in classes if not console.is_line(name)]
+    bad = [name for name in classes if not is_line(name)]
     if bad:
         raise ValueError(
             "The name of a class must be one line in UTF-8, without control "
