@@ -309,6 +309,14 @@ def test_sizes_in_fewer_bits(tmp_path, precision, side):
     assert loaded(report, "onnx")(images.astype("float32")).shape == (2, 8)
 
 
+def test_a_softmax_over_places_in_float16(tmp_path):
+    pytest.importorskip("tf2onnx", reason="pip install '.[export]'")
+    x = keras.Input((8, 8, 3))
+    y = layers.Softmax(axis=(1, 2))(layers.Conv2D(4, 3)(x))
+    report = export(keras.Model(x, y), tmp_path / "a.onnx", "onnx", "float16")
+    assert report.max_difference < 1e-2
+
+
 def test_scalars_behind_convolutions(tmp_path):
     """tf2onnx then no longer leaves each convolution between transposes."""
     pytest.importorskip("tf2onnx", reason="pip install '.[export]'")

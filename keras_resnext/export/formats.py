@@ -173,7 +173,11 @@ def _write_onnx(job, path):
     if job.precision == "float16":
         from onnxruntime.transformers import float16
 
-        proto = float16.convert_float_to_float16(proto, keep_io_types=True)
+        # ONNX defines IsInf, as of a softmax over places, for float32 alone.
+        kept = [*float16.DEFAULT_OP_BLOCK_LIST, "IsInf"]
+        proto = float16.convert_float_to_float16(
+            proto, keep_io_types=True, op_block_list=kept
+        )
     if job.precision == "int8":
         proto = _quantized_onnx(proto, job.calibration)
     _name_axes(proto.graph)
