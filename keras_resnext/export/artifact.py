@@ -136,7 +136,8 @@ def export(
         calibration: Pictures that are like those to come: a folder, a list of
             paths, or an array of the model's inputs, of several a dictionary
             by their names. `"int8"` needs them, a hundred or more; up to 32
-            are compared.
+            are compared, with photographs that are in the package or, as an
+            array without a `checkpoint`, alone, since they may have any range.
         version: Of the SavedModel, a positive integer; by default 1, and
             always the next one for `"fastest"`.
         tolerance: Greatest difference from the model's outputs, relative to

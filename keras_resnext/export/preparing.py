@@ -35,9 +35,11 @@ def job(model, checkpoint, labels, top, calibration, max_pixels):
     samples, files, notes = inputs(PICTURES)
     if calibration is not None:
         calibration, files, notes = inputs(calibration)
+        # Arrays alone say what range a model without a checkpoint takes.
+        before = samples if row or files else {}
         samples = {
-            name: np.concatenate([x, calibration[name][:_COMPARED]])
-            for name, x in samples.items()
+            name: np.concatenate([before.get(name, x[:0]), x[:_COMPARED]])
+            for name, x in calibration.items()
         }
     job = Job(
         model=model,
