@@ -6,6 +6,7 @@ from safetensors.numpy import load_file, save_file
 from test_weights import FIXTURES, assert_same, tiny, values
 
 from keras_resnext.weights import checkpoints, torch_names
+from keras_resnext.weights.unread import Unread
 
 pytestmark = pytest.mark.anywhere
 
@@ -190,3 +191,21 @@ def test_similar_names_stay(net):
     others = ("head.shortcut.0.weight", "neck.res2.conv1.weight", "bn_1.bias")
     arrays = net | {name: np.zeros(3, "float32") for name in others}
     assert list(torch_names.strip(arrays)) == list(arrays)
+
+
+@pytest.mark.parametrize("prefix", ["", "net."])
+@pytest.mark.parametrize("first", [2, 3, 4])
+@pytest.mark.parametrize("side", [3, 7])
+def test_numbers_tell_of_a_max_pooling(first, side, prefix):
+    """Behind a convolution, 0, its normalisation, 1, and ReLU, 2."""
+    arrays = {
+        f"{prefix}0.weight": np.zeros((8, 3, side, side), "float32"),
+        f"{prefix}1.weight": np.zeros(8, "float32"),
+        f"{prefix}{first}.0.conv1.weight": np.zeros((8, 8, 3, 3), "float32"),
+    }
+    if side == 7 and first < 4:
+        with pytest.raises(Unread, match=f"number {first} .*max pooling"):
+            torch_names.strip(arrays)
+    else:
+        usual = ["conv1.weight", "bn1.weight", "layer1.0.conv1.weight"]
+        assert list(torch_names.strip(arrays)) == usual

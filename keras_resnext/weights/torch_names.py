@@ -246,7 +246,7 @@ def _usual(arrays):
             if not library.strides:
                 _check_strides(arrays, library)
             names = list(map(library.usual, names))
-    return _without_numbers(names)
+    return _without_numbers(names, arrays)
 
 
 def _check_strides(arrays, library):
@@ -269,14 +269,28 @@ def _check_strides(arrays, library):
         )
 
 
-def _without_numbers(names):
-    """Returns the usual names where a network's parts have numbers."""
+def _without_numbers(names, arrays):
+    """Returns the usual names where a network's parts have numbers.
+
+    Raises:
+        Unread: If the numbers show that no max pooling is before the blocks,
+            but for the 3x3 convolution of networks for small pictures.
+    """
     blocks = [match for name in names if (match := _NUMBERED.fullmatch(name))]
     prefixes = {match[1] for match in blocks}
     stages = sorted({int(match[2]) for match in blocks})
     if len(prefixes) != 1 or stages[0] < 2:  # behind the stem, 0 and 1
         return names
     (prefix,) = prefixes
+    kernel = arrays.get(f"{prefix}0.weight")
+    is_small = kernel is not None and kernel.shape[2:] == (3, 3)
+    if stages[0] < 4 and not is_small:  # ReLU is 2, max pooling 3
+        raise Unread(
+            f"the number {stages[0]} of its first blocks leaves no place for "
+            "a max pooling before them",
+            "Use weights of a network that has one, with the numbers of "
+            "`torch.nn.Sequential(*resnet.children())`.",
+        )
     parts = {str(n): f"layer{i}" for i, n in enumerate(stages, 1)}
     parts |= {"0": "conv1", "1": "bn1"}
     usual = []
