@@ -996,6 +996,8 @@ class TestLeftOut:
             ("neck.weight", kernel[:3]),  # which of the two?
             ("neck.bias", bias),  # of a layer between
             ("neck.running_mean", bias),
+            ("neck.weight", kernel[0]),  # a normalisation without bias
+            ("pool.p", bias[:1]),  # the power of a generalised mean
         ):
             path = written({**net, name: array}, tmp_path)
             with warnings.catch_warnings():

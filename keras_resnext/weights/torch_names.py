@@ -215,18 +215,27 @@ def strip(arrays):
     return top | inside
 
 
-def has_layers(names):
-    """Tells whether variables with these names make a layer that computes.
+def has_layers(arrays, classes):
+    """Tells whether arrays beside a classifier make a layer that computes.
 
     Not so a mean of pictures, as of Keras's `Normalization`, or the weights
     of classes in a loss of PyTorch's.
+
+    Args:
+        arrays: Dictionary from a name to an array.
+        classes: Shape of the classifier's bias.
     """
-    return any(
-        name.rpartition("/")[2] not in {"mean", "variance", "count"}
-        if "/" in name
-        else name.rpartition(".")[2] in {"bias", "running_mean"}
-        for name in names
-    )
+
+    def computes(name):
+        if "/" in name:
+            return name.rpartition("/")[2] not in {"mean", "variance", "count"}
+        variable = name.rpartition(".")[2]
+        if variable == "weight":  # a normalisation may have no bias
+            return arrays[name].shape != classes
+        # The last is the power whose mean is taken in pooling ("GeM").
+        return variable in {"bias", "running_mean", "p"}
+
+    return any(map(computes, arrays))
 
 
 def _inside(arrays, prefix):
@@ -320,7 +329,8 @@ def _only_top(arrays):
         return {}
     layer = found[0].rpartition(".")[0]
     names = (f"{layer}.weight", f"{layer}.bias")
-    if has_layers(arrays.keys() - names):
+    rest = {name: a for name, a in arrays.items() if name not in names}
+    if has_layers(rest, arrays[found[0]].shape[:1]):
         return {}
     return {name: arrays[name] for name in names if name in arrays}
 

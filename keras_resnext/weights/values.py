@@ -47,7 +47,8 @@ def with_top(arrays, variables):
     if (variables[kernel].shape[0], *classes) != array.shape:
         return arrays
     rest = {n: a for n, a in arrays.items() if n not in (name, other)}
-    if has_layers(n for n in rest if not _BACKBONE.match(n)):
+    others = {n: a for n, a in rest.items() if not _BACKBONE.match(n)}
+    if has_layers(others, tuple(classes)):
         return arrays
     return rest | {kernel: array, bias: arrays[other]}
 
