@@ -292,8 +292,8 @@ def _without_numbers(names, arrays):
         return names
     (prefix,) = prefixes
     kernel = arrays.get(f"{prefix}0.weight")
-    is_small = kernel is not None and kernel.shape[2:] == (3, 3)
-    if stages[0] < 4 and not is_small:  # ReLU is 2, max pooling 3
+    is_large = kernel is not None and kernel.shape[2:] != (3, 3)
+    if stages[0] < 4 and is_large:  # ReLU is 2, max pooling 3
         raise Unread(
             f"the number {stages[0]} of its first blocks leaves no place for "
             "a max pooling before them",
