@@ -314,9 +314,8 @@ def test_int8_of_pixels_in_a_range_of_their_own(tmp_path, scale):
     """Photographs with ImageNet's normalisation are not in it."""
     pytest.importorskip("tf2onnx", reason="pip install '.[export]'")
     keras.utils.set_random_seed(0)
-    x = y = keras.Input((16, 16, 3))
-    for each in [scale] if scale else []:
-        y = layers.Rescaling(*each)(x)
+    x = keras.Input((16, 16, 3))
+    y = layers.Rescaling(*scale)(x) if scale else x
     y = layers.Conv2D(8, 3, activation="relu")(y)
     y = layers.Dense(3)(layers.GlobalAveragePooling2D()(y))
     pixels = np.random.default_rng(1).uniform(size=(40, 4, 4, 3))

@@ -796,10 +796,8 @@ class TestFaults:
         written_by(inside, tmp_path / "inside.weights.h5")
         for file in tmp_path.iterdir():
             weights.load(net, file)
-            if field == "stem" and file.name in (
-                *("own.keras", "own.weights.h5", "net.h5"),
-                *("net.weights.h5", "inside.weights.h5"),
-            ):
+            hdf5 = file.suffix == ".h5" or file.name == "own.keras"
+            if field == "stem" and hdf5:
                 weights.load(other, file)  # HDF5 does not say the padding
                 continue
             with pytest.raises(

@@ -16,7 +16,7 @@ from keras_resnext.export.formats import PICTURES, Job
 from keras_resnext.registry import is_line, require, usual
 
 _LEVELS = (0.0,) * 3, (1 / 255,) * 3  # mean and deviation: pixels as they are
-_COMPARED = 32  # pictures at most, beside the packaged ones
+_COMPARED = 32  # pictures of the calibration at most
 _SIDE = 224  # pixels, where neither model nor checkpoint say
 _MOST = (
     4e9  # bytes of one input's pictures for calibration: 6,600 of 224 pixels
