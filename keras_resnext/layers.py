@@ -1,9 +1,10 @@
-"""The layers that ResNeXt needs and Keras on TensorFlow does badly."""
+"""The layers that ResNeXt needs and Keras does badly on TensorFlow or JAX."""
 
 import functools
 
 import keras
 import numpy as np
+from keras import ops
 
 _PACKAGE = "keras_resnext"
 # What TensorFlow's fused normalisation takes, beside weights of float32.
@@ -17,6 +18,14 @@ _TAPS_FOR_EACH_POSITION = 8
 
 def _on_tensorflow():
     return keras.backend.backend() == "tensorflow"
+
+
+def _on_jax_cpu():
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return jax.default_backend() == "cpu"
 
 
 @functools.cache
@@ -109,7 +118,9 @@ class GroupedConv2D(keras.layers.Conv2D):
     XLA, which makes the gradient of the kernel hundreds of times slower on a
     CPU and the exported model fail where XLA is disabled, as in TF Serving.
     Here TensorFlow's own operation runs or, where that one has no gradient,
-    several convolutions without groups. Other backends keep Keras's path.
+    several convolutions without groups. These also give the gradients under
+    JAX on a CPU, where XLA's are as slow. Otherwise other backends keep
+    Keras's path.
 
     A replica of a `tf.distribute.Strategy` can be without an image.
 
@@ -132,9 +143,22 @@ class GroupedConv2D(keras.layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         """Convolves `inputs` with `kernel` in `self.groups` groups."""
-        if not _on_tensorflow():
-            return super().convolution_op(inputs, kernel)
-        return _on_images(lambda x: self._convolve(x, kernel), inputs)
+        if _on_tensorflow():
+            return _on_images(lambda x: self._convolve(x, kernel), inputs)
+        if self.groups > 1 and _on_jax_cpu():
+            return self._convolve_on_jax(inputs, ops.convert_to_tensor(kernel))
+        return super().convolution_op(inputs, kernel)
+
+    def _convolve_on_jax(self, inputs, kernel):
+        """Convolves as Keras does, and differentiates what `_split` does.
+
+        Inference stays one operation, which XLA compiles in less time.
+        """
+        import jax
+
+        convolve = jax.custom_jvp(super().convolution_op)
+        convolve.defjvp(lambda values, by: jax.jvp(self._split, values, by))
+        return convolve(inputs, kernel)
 
     def _convolve(self, inputs, kernel):
         import tensorflow as tf
@@ -164,8 +188,6 @@ class GroupedConv2D(keras.layers.Conv2D):
         Groups are put together with zeros between them: many times the
         arithmetic, which takes less time than convolutions of few channels.
         """
-        import tensorflow as tf
-
         each, filters = kernel.shape[-2], kernel.shape[-1] // self.groups
         together = max(
             n
@@ -176,16 +198,16 @@ class GroupedConv2D(keras.layers.Conv2D):
             # 1 where a channel and a filter of `together` groups are of one.
             ones = np.kron(np.eye(together), np.ones((each, filters)))
             ones = np.tile(ones, self.groups // together)
-            kernel = tf.tile(kernel, (1, 1, together, 1))
-            kernel *= tf.constant(ones, kernel.dtype)
+            kernel = ops.tile(kernel, (1, 1, together, 1))
+            kernel *= ops.convert_to_tensor(ones, kernel.dtype)
         count = self.groups // together
         axis = -1 if self.data_format == "channels_last" else 1
         outputs = map(
             super().convolution_op,
-            tf.split(inputs, count, axis=axis),
-            tf.split(kernel, count, axis=-1),
+            ops.split(inputs, count, axis=axis),
+            ops.split(kernel, count, axis=-1),
         )
-        return tf.concat(list(outputs), axis=axis)
+        return ops.concatenate(list(outputs), axis=axis)
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)

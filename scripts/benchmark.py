@@ -12,6 +12,7 @@ r"""Measures this package beside others, on the machine at hand.
         --width-per-group 4 --side 32 --batches 128 --train-batch 128
     python scripts/benchmark.py layer
     python scripts/benchmark.py step
+    KERAS_BACKEND=jax python scripts/benchmark.py step
     TF_ENABLE_ONEDNN_OPTS=0 python scripts/benchmark.py step
     python scripts/benchmark.py pieces
 
@@ -95,11 +96,11 @@ def in_turns(name, stock, ours, repeats):
 
 def print_head(theirs="Conv2D, ms", ours="GroupedConv2D, ms"):
     """Prints the versions and the head of the table of `in_turns`."""
-    import keras
-    import tensorflow as tf
+    from common import versions  # which imports Keras
 
+    found = versions.loaded().items()
     print(
-        f"Keras {keras.__version__}, TensorFlow {tf.__version__}, "
+        f"{', '.join(map(' '.join, found))}, "
         f"{platform.machine()}, {processor.instruction_set()}, "
         f"{tasks.THREADS} threads, "
         f"TF_ENABLE_ONEDNN_OPTS={os.environ.get('TF_ENABLE_ONEDNN_OPTS')}\n"
@@ -474,6 +475,13 @@ def _add_only(parser, everyone):
 def main():
     """Runs the measurement that the command line names."""
     arguments = parse_arguments()
+    backend = processor.chosen_backend()
+    if arguments.verb in (layer, pieces) and backend != "tensorflow":
+        raise ValueError(
+            f"`{arguments.verb.__name__}` measures graphs of TensorFlow. "
+            f"Received: {backend} as Keras's backend. Set "
+            "KERAS_BACKEND=tensorflow."
+        )
     if arguments.verb in (compare, gpu):
         console.require_packages("parity", "torch")
     try:

@@ -332,6 +332,16 @@ def test_unknown_network_is_one_sentence(tmp_path, run_here):
     assert "Received: architecture='vgg'. Pass one of resnext50_32x4d" in last
 
 
+def test_graphs_need_tensorflow(run_here, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    answer = run_here(benchmark.main, "layer")
+    assert answer.returncode == 1
+    assert answer.stderr.splitlines()[-1] == (
+        "`layer` measures graphs of TensorFlow. Received: jax as Keras's "
+        "backend. Set KERAS_BACKEND=tensorflow."
+    )
+
+
 @pytest.mark.slow
 def test_serve_asks_from_many_clients(tmp_path):
     for package in ("grpc", "tensorflow_serving"):

@@ -153,6 +153,75 @@ def test_gradients_are_the_transposed_convolution(
     assert (kernel * dk).sum() == inner
 
 
+def convolutions(function, *arrays):
+    """Returns the `(groups, batch groups)` of each one that JAX computes."""
+    import jax
+
+    found, waiting = [], [jax.make_jaxpr(function)(*arrays).jaxpr]
+    while waiting:
+        for equation in waiting.pop().eqns:
+            p = equation.params
+            if equation.primitive.name == "conv_general_dilated":
+                found.append((p["feature_group_count"], p["batch_group_count"]))
+            elif equation.primitive.name == "custom_jvp_call":
+                waiting.append(p["call_jaxpr"].jaxpr)  # not its derivative
+            elif "jaxpr" in p:
+                waiting.append(getattr(p["jaxpr"], "jaxpr", p["jaxpr"]))
+    return found
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="about JAX's gradients")
+@pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize("groups, channels", [(4, 8), (2, 32), (32, 32)])
+def test_gradients_on_jax(groups, channels, stride, dilation, dtype, first):
+    """XLA's own of a grouped kernel take hundreds of times as long."""
+    import jax
+
+    layer = GroupedConv2D(
+        2 * channels,
+        3,
+        strides=stride,
+        dilation_rate=dilation,
+        groups=groups,
+        use_bias=False,
+        dtype=dtype,
+        data_format="channels_first" if first else "channels_last",
+    )
+    x = integers((2, 9, 9, channels))
+    kernel = integers((3, 3, channels // groups, 2 * channels), 1)
+    y = reference(x, kernel, stride, dilation, groups)
+    z = integers(y.shape, 2)
+    if first:
+        x, z = np.moveaxis(x, -1, 1), np.moveaxis(z, -1, 1)
+    layer.build(x.shape)
+
+    def convolve(x, kernel):
+        return layer.stateless_call([kernel], [], x)[0].astype("float32")
+
+    def product(x, kernel):
+        return (convolve(x, kernel) * z).sum()
+
+    # As above: linear in both.
+    gradients = jax.jit(jax.grad(product, (0, 1)))
+    inner = np.moveaxis(y, -1, 1) if first else y
+    inner = (inner * z).sum()
+    dx, dk = gradients(x, kernel)
+    assert (x * dx).sum() == pytest.approx(inner, rel=1e-2)
+    assert (kernel * dk).sum() == pytest.approx(inner, rel=1e-2)
+    if dtype == "float32":
+        assert (x * dx).sum() == (kernel * dk).sum() == inner
+    # Forwards as well, and twice.
+    _, forward = jax.jvp(product, (x, kernel), (x, 0 * kernel))
+    assert forward == pytest.approx(inner, rel=1e-2)
+    _, twice = jax.jvp(jax.grad(product), (x, kernel), (0 * x, kernel))
+    np.testing.assert_allclose(twice, dx, rtol=1e-2, atol=1)
+    assert {*convolutions(gradients, x, kernel)} == {(1, 1)}
+    # Inference is one operation, which compiles in less time.
+    assert convolutions(convolve, x, kernel) == [(groups, 1)]
+
+
 @needs_tensorflow
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
