@@ -466,6 +466,30 @@ def test_export_heeds_what_it_is_told_or_says_so(option, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ("", "must not end in .onnx for saved_model. Received: path='"),
+        ("--precision bfloat16", "must not end in .onnx for saved_model"),
+        ("--format openvino", 'Pass format="onnx" (--format onnx on the '),
+        ("--format fastest", "must not end in .onnx for fastest"),
+        ("--format onnx --precision all", "must be a folder for several"),
+        ("--format litert onnx", "must be a folder for several artifacts"),
+    ],
+)
+def test_export_takes_a_file_for_one_alone(options, error, tmp_path, capsys):
+    for package in ("tf2onnx", "onnxruntime", "ai_edge_litert", "openvino"):
+        pytest.importorskip(package, reason="a runtime is missing")
+    out = tmp_path / "net.onnx"
+    words = ["export", "resnext29", "--out", str(out), *options.split()]
+    if "all" in options:
+        words += ["--calibration", str(tmp_path)]
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2 and error in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_export_writes_nothing_twice():
     names = ["saved_model", "onnx", "saved_model"]
     assert exporting.artifacts(names, ["float32", "float32"], None) == [

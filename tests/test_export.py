@@ -1476,6 +1476,9 @@ def test_command_line_names_of_float32_stay():
     assert place(out, "saved_model", "bfloat16") == out / "bfloat16"
     assert place(out, "onnx", "float32") == out / "model.onnx"
     assert place(out, "openvino", "float32") == out / "openvino"
+    assert place(out, "onnx", "int8") == out / "model.int8.onnx"
+    file = pathlib.Path("net.onnx")
+    assert {place(file, "onnx", p) for p in ("float32", "int8")} == {file}
 
 
 def test_command_line_has_every_format_and_precision():

@@ -133,7 +133,8 @@ def _add_export(parser):
         type=console.path,
         help="folder to write to: OUT/1/ (SavedModel, for TensorFlow Serving),"
         "\nOUT/model.onnx, OUT/model.tflite (LiteRT), OUT/openvino/; names of"
-        "\nother precisions than float32 have it, as OUT/bfloat16/1/",
+        "\nother precisions than float32 have it, as OUT/bfloat16/1/. For one"
+        "\nONNX or LiteRT file also its name, which ends in .onnx or .tflite",
     )
     add(
         "--format",

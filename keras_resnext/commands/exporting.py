@@ -5,7 +5,11 @@ import itertools
 from keras_resnext.commands import networks
 from keras_resnext.commands.arguments import PRECISIONS
 from keras_resnext.export import export
-from keras_resnext.export.checking import check_format, destination
+from keras_resnext.export.checking import (
+    check_ending,
+    check_format,
+    destination,
+)
 from keras_resnext.export.formats import FORMATS
 
 
@@ -22,9 +26,16 @@ def run(args):
     check_no_fastest(args)
     precisions = args.precision or ["float32"]
     pairs = artifacts(args.format, precisions, args.calibration)
+    endings = [FORMATS[f].ending for f, _ in pairs if FORMATS[f].ending]
+    if len(pairs) > 1 and args.out.suffix in endings:
+        raise ValueError(
+            "--out must be a folder for several artifacts. Received: --out "
+            f"{args.out}. Leave out its ending, or write one at a time."
+        )
     # `export` does so, too, but not before the others are written.
     for format, precision in pairs:
         check_format(format, precision)
+        check_ending(args.out, format)
         destination(place(args.out, format, precision), format, args.version)
     labels = networks.read_labels(args.labels)
     model, checkpoint = networks.load(args)
@@ -121,7 +132,10 @@ def place(out, format, precision):
     """Returns where an artifact goes; names of float32 do not say so."""
     if format == "saved_model":
         return out if precision == "float32" else out / precision
-    path = out / FORMATS[format].file
+    kind = FORMATS[format]
+    if kind.ending and out.suffix == kind.ending:
+        return out
+    path = out / kind.file
     if precision == "float32":
         return path
     return path.with_name(f"{path.stem}.{precision}{path.suffix}")

@@ -17,6 +17,7 @@ from keras_resnext.export import (
 )
 from keras_resnext.export.checking import (
     check_arguments,
+    check_ending,
     check_model,
     destination,
 )
@@ -112,10 +113,10 @@ def export(
             Integers as inputs are levels of 0 to 255.
         path: Where to write. `"saved_model"`: the servable's folder, of which
             `path/1/` is the first version. `"openvino"`: a folder, for
-            `model.xml` and `model.bin`. Else a file. A file, or a folder
-            that OpenVINO wrote, is replaced. `"fastest"`: a folder, in which
-            the kept one is `saved_model/`, `model.onnx`, `model.tflite` or
-            `openvino/`.
+            `model.xml` and `model.bin`. Else a file, `.onnx` or `.tflite`. A
+            file, or a folder that OpenVINO wrote, is replaced. `"fastest"`: a
+            folder, in which the kept one is `saved_model/`, `model.onnx`,
+            `model.tflite` or `openvino/`.
         format: `"saved_model"`, `"onnx"`, `"litert"` or `"openvino"`; or
             `"fastest"`, which writes what this machine can run, times all of
             them in turns, prints a table, and keeps the fastest that agrees
@@ -204,6 +205,7 @@ def export(
 
 def _fastest(model, path, precisions, batch, max_loss, tolerance, options):
     """Chooses among all formats; the arguments are those of `export`."""
+    check_ending(pathlib.Path(path), "fastest")
     calibration, top = options["calibration"], options["top"]
     if calibration is None:
         precisions = [p for p in precisions if p != "int8"]

@@ -130,8 +130,25 @@ def check_model(model, format):
     )
 
 
+def check_ending(path, format):
+    """Checks that no path, `pathlib.Path`, has the ending of other formats.
+
+    Raises:
+        ValueError: If it has: what is at such a name would not be that.
+    """
+    for name, kind in FORMATS.items():
+        require(
+            name == format or not kind.ending or path.suffix != kind.ending,
+            f"`path` must not end in {kind.ending} for {format}",
+            f'Pass format="{name}" (--format {name} on the command line), or '
+            "choose another name.",
+            path=str(path),
+        )
+
+
 def destination(path, format, version):
     """Returns what `path` stands for, if that may be written."""
+    check_ending(path, format)
     if version is not None:
         require_count("Leave it out for 1.", version=version)
     if format == "saved_model":

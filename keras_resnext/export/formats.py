@@ -100,11 +100,16 @@ class Format:
     packages: tuple[str, ...] = ()
     quantizer: tuple[str, ...] = ()
 
+    @property
+    def ending(self):
+        """The ending of its file's name, as `".onnx"`; a folder has none."""
+        return pathlib.Path(self.file).suffix
+
     def is_at(self, path):
         """Tells whether a path, `pathlib.Path`, is such an artifact."""
         if self.holds:
             return (path / self.holds).is_file()
-        return path.is_file() and path.suffix == pathlib.Path(self.file).suffix
+        return path.is_file() and path.suffix == self.ending
 
 
 def one_by_one(inputs):
@@ -712,7 +717,7 @@ def load(path):
         ValueError: If `path` is nothing of these.
     """
     kinds = FORMATS.values()
-    files = [pathlib.Path(kind.file).suffix for kind in kinds if not kind.holds]
+    files = [kind.ending for kind in kinds if not kind.holds]
     folders = [kind.holds for kind in kinds if kind.holds]
     found = [kind for kind in kinds if kind.is_at(path)]
     require(
