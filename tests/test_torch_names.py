@@ -186,6 +186,16 @@ def test_a_wrapped_part(library, part, wrapper, net, expected, tmp_path):
     assert_same(values(tiny(weights=path)), expected)
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "module.backbone."])
+def test_a_deep_stem_of_mmpretrain(prefix):
+    stem = {0: "conv1.0", 1: "conv1.1", 3: "conv1.3", 4: "conv1.4"}
+    stem |= {6: "conv1.6", 7: "bn1"}
+    names = [*(f"stem.{number}" for number in stem), "layer1.0.conv1"]
+    arrays = {f"{prefix}{n}.weight": np.zeros(1, "float32") for n in names}
+    usual = [f"{name}.weight" for name in (*stem.values(), "layer1.0.conv1")]
+    assert list(torch_names.strip(arrays)) == usual
+
+
 def test_similar_names_stay(net):
     """What has such names outside of a network of that library."""
     others = ("head.shortcut.0.weight", "neck.res2.conv1.weight", "bn_1.bias")

@@ -143,6 +143,13 @@ _LIBRARIES = (
             *("shortcut.0", "shortcut.1"),
         ),
     ),
+    _Library(  # https://github.com/open-mmlab/mmpretrain: its deep stem
+        _block(r"layer(\d)\.(\d{1,3})"),
+        (1, 0),
+        {f"stem.{i}": f"conv1.{i}" for i in (0, 1, 3, 4, 6)}
+        | {"stem.7": "bn1"},
+        {},
+    ),
     _Library(  # https://github.com/kuangliu/pytorch-cifar
         _block(r"layer(\d)\.(\d{1,3})"),
         (1, 0),
