@@ -633,7 +633,7 @@ class TestFaults:
     )
     def test_numbers(self, net, name, change, pattern, tmp_path):
         net[name] = change(net[name])
-        self.fail(written(net, tmp_path), pattern, "with 1 faults")
+        self.fail(written(net, tmp_path), pattern, "with 1 fault")
 
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
     def test_numbers_beyond_a_small_type(self, dtype):
@@ -755,7 +755,7 @@ class TestFaults:
         path = written(draw("tiny"), tmp_path)
         keras_resnext.ResNeXt((1, 1), weights=path, **(options | there))
         field = next(iter(there or here))
-        with pytest.raises(ValueError, match=rf"with 1 faults.*\n{field}: "):
+        with pytest.raises(ValueError, match=rf"with 1 fault.*\n{field}: "):
             keras_resnext.ResNeXt((1, 1), weights=path, **(options | here))
 
     @anywhere
@@ -800,9 +800,7 @@ class TestFaults:
             if field == "stem" and hdf5:
                 weights.load(other, file)  # HDF5 does not say the padding
                 continue
-            with pytest.raises(
-                ValueError, match=rf"with 1 faults.*\n{field}: "
-            ):
+            with pytest.raises(ValueError, match=rf"with 1 fault.*\n{field}: "):
                 weights.load(other, file)
 
     @anywhere

@@ -371,9 +371,9 @@ def _check(arrays, variables, model, stored):
         raise ValueError(
             "The weights must match the network by name and shape and be "
             f"finite. Received: weights='{stored.path}' with {len(faults)} "
-            f"faults. {advice} The faults are"
-            + f", the first {_LISTED} of them," * (len(faults) > _LISTED)
-            + "\n"
+            f"fault{'s' * (len(faults) > 1)}. {advice} What does not fit"
+            + f", the first {_LISTED} of them" * (len(faults) > _LISTED)
+            + ":\n"
             + "\n".join(faults[:_LISTED])
         )
 
@@ -385,8 +385,10 @@ def _advice(received, required):
         return "Build the network that the file was made for."
     fields = [f"{k}={v!r}" for k, v in received.items() if k != "classes"]
     names = structure.fitting(received) or [f"ResNeXt({', '.join(fields)})"]
+    looks = f"It looks like {' or '.join(names)}"
+    if "classes" not in received:
+        return f"{looks}: build that network."
     return (
-        f"It looks like {' or '.join(names)} with classes="
-        f"{received.get('classes')}: build that network, and for other "
-        "classes use `keras_resnext.transfer.replace_top`."
+        f"{looks} with classes={received['classes']}: build that network, and "
+        "for other classes use `keras_resnext.transfer.replace_top`."
     )
