@@ -65,9 +65,7 @@ def is_plain(layer):
         True for layers of exactly Keras's classes and ours, without state
         that `adapt` has made, functions of a person's own, or layers inside.
     """
-    return _is_known(layer) and not any(
-        isinstance(v, keras.Layer) for v in vars(layer).values()
-    )
+    return _is_known(layer) and len(layer._flatten_layers()) == 1
 
 
 def _is_known(layer):

@@ -995,7 +995,9 @@ def test_grouped_from_depthwise(groups, channels):
     kernel = rng.normal(size=(3, 3, filters, channels)).astype("float32")
     # `block3` of keras_applications/resnet_common.py, line by line.
     x = keras.ops.depthwise_conv(image, kernel, padding="valid")
-    x = np.reshape(x, (2, 3, 3, groups, channels, channels))
+    x = np.reshape(
+        keras.ops.convert_to_numpy(x), (2, 3, 3, groups, channels, channels)
+    )
     x = sum(x[:, :, :, :, i] for i in range(channels))
     expected = np.reshape(x, (2, 3, 3, filters))
 
@@ -1008,7 +1010,10 @@ def test_grouped_from_depthwise(groups, channels):
             image[..., part], grouped[..., part], padding="valid"
         )
         np.testing.assert_allclose(
-            actual, expected[..., part], rtol=1e-4, atol=1e-4
+            keras.ops.convert_to_numpy(actual),
+            expected[..., part],
+            rtol=1e-4,
+            atol=1e-4,
         )
 
 

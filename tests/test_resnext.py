@@ -80,6 +80,7 @@ def run(model, x):
 
 
 def assert_close(a, b, tolerance=1e-5):
+    a, b = map(keras.ops.convert_to_numpy, (a, b))
     assert a.shape == b.shape
     assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
 

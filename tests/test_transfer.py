@@ -828,15 +828,20 @@ class Shift(keras.layers.Layer):
     def call(self, x):
         return x + self.amount
 
+    def compute_output_shape(self, shape):
+        return shape
+
 
 def before(kind, x):
     """Puts something before a network whose state is not in its weights."""
     if kind == "adapted":
         layer = keras.layers.Normalization(axis=None)
         layer.adapt(np.linspace(0, 255, 99).reshape(1, -1))
-    elif kind == "own":
+    elif kind in ("own", "wrapped"):
         layer = Shift()
         layer.amount = -3.0
+        if kind == "wrapped":  # for each row of pixels
+            layer = keras.layers.TimeDistributed(layer)
     elif kind == "bins":
         bins = keras.layers.Discretization(num_bins=9)
         bins.adapt(np.linspace(0, 255, 99))
@@ -851,6 +856,7 @@ def before(kind, x):
     [
         "adapted",
         pytest.param("own", marks=anywhere),
+        "wrapped",
         pytest.param("bins", marks=anywhere),
         "operations",
     ],
