@@ -801,6 +801,25 @@ def test_arrays_are_cut_to_squares_as_in_the_test(shape):
     )
 
 
+def test_one_thread_draws_at_a_time(split, monkeypatch):
+    """On PyTorch, beta distributions take the generator of all threads."""
+    inside, counts = [], []
+    draw = keras.layers.MixUp.get_random_transformation
+
+    def note(*args, **options):
+        inside.append(True)
+        time.sleep(0.01)  # lets others in
+        counts.append(len(inside))
+        inside.pop()
+        return draw(*args, **options)
+
+    monkeypatch.setattr(keras.layers.MixUp, "get_random_transformation", note)
+    recipe = dataclasses.replace(QUICK, mixup=0.2)
+    stream = batches.Stream(batches.Plan(split, recipe, 8, 0), threads=4)
+    assert len(list(stream._generator(0, 0))) == 4
+    assert max(counts) == 1
+
+
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")
 @pytest.mark.parametrize(
     "mixing", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 1.0, "cutmix": 1.0}]

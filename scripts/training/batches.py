@@ -16,6 +16,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
+import threading
 import time
 
 import keras
@@ -36,6 +37,10 @@ _MEAN = [round(255 * mean) for mean in IMAGENET_MEAN]
 _MOST_BYTES = 4 << 30
 
 _TESTED = 250  # pictures in a batch to test with
+
+# Beta distributions on PyTorch come of the one generator that all threads
+# share: Keras seeds it, draws, and puts it back.
+_DRAWING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,9 +247,9 @@ class Finish:
 
     def _mixed(self, name, images, targets, key):
         layer = self.mixers[name]
-        drawn = layer.get_random_transformation(
-            images, seed=_Keys(key, 1000 * list(self.mixers).index(name))
-        )
+        keys = _Keys(key, 1000 * list(self.mixers).index(name))
+        with _DRAWING:
+            drawn = layer.get_random_transformation(images, seed=keys)
         return (
             layer.transform_images(images, drawn),
             layer.transform_labels(targets, drawn),
