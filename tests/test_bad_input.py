@@ -22,7 +22,7 @@ import serving_client
 import train
 from common import data, files
 from keras_resnext.commands import console
-from training import distribute, phases, recipes, resume
+from training import distribute, job, phases, recipes, resume
 
 NUMBERS = ("0", "-1", "1.5", "nan", "many", "1" + 30 * "0")
 SHARES = ("-0.1", "1.1", "nan", "inf", "half")
@@ -258,7 +258,7 @@ def test_a_training_goes_on_with_its_own_pictures(arrays, tmp_path):
     np.savez(path, **arrays)
     train_split, test_split = data.load(path)
     run = resume.Run(
-        tmp_path, {resume.DIGEST: data.digest(train_split, test_split)}
+        tmp_path, {resume.PICTURES: data.digest(train_split, test_split)}
     )
     run.arrays = [np.zeros(3)]
     run.write()
@@ -268,13 +268,16 @@ def test_a_training_goes_on_with_its_own_pictures(arrays, tmp_path):
     with pytest.raises(
         ValueError, match="Received: other pictures or classes in --data in"
     ):
-        resume.Run(tmp_path, {resume.DIGEST: changed})
+        resume.Run(tmp_path, {resume.PICTURES: changed})
 
 
 def test_where_the_pictures_lie_does_not_count(tmp_path):
     for first, second in (
-        ({"data": "a/", resume.DIGEST: "1"}, {"data": "b", resume.DIGEST: "1"}),
-        ({"data": "a/"}, {"data": "a/", resume.DIGEST: "1"}),  # an older run
+        (
+            {"data": "a/", resume.PICTURES: "1"},
+            {"data": "b", resume.PICTURES: "1"},
+        ),
+        ({"data": "a/"}, {"data": "a/", resume.PICTURES: "1"}),  # an older run
     ):
         run = resume.Run(tmp_path, first)
         run.arrays = [np.zeros(3)]
@@ -283,7 +286,7 @@ def test_where_the_pictures_lie_does_not_count(tmp_path):
         run.path.unlink()
     run.write()
     with pytest.raises(ValueError, match="data was 'a/' and is 'b'"):
-        resume.Run(tmp_path, {"data": "b", resume.DIGEST: "1"})
+        resume.Run(tmp_path, {"data": "b", resume.PICTURES: "1"})
 
 
 def test_which_pictures_are_the_same(tmp_path):
@@ -307,6 +310,48 @@ def test_which_pictures_are_the_same(tmp_path):
     (tmp_path / "new" / "c").rename(tmp_path / "new" / "b")
     Image.new("RGB", (99, 80)).save(tmp_path / "new" / "a" / "1.png")
     assert digest("new") != first
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_picture_may_be_replaced_by_one_of_its_size(
+    tmp_path, monkeypatch, many
+):
+    """As in BMP, where all pictures of a shape have one size."""
+    path = tmp_path / "a.bmp"
+    split = data.Split([str(path)], np.zeros(1, "int64"), ["a"])
+    if many:  # which takes too long to read
+        monkeypatch.setattr(data, "_MANY", 1)
+    found = set()
+    for colour in ("red", "blue"):
+        Image.new("RGB", (8, 8), colour).save(path)
+        found.add(data.digest(split))
+    assert len(found) == (1 if many else 2)
+
+
+def test_weights_may_be_replaced_by_others_of_their_name(tmp_path):
+    """The features of frozen layers are those of the weights before."""
+    path, recipe = tmp_path / "a.pth", recipes.RECIPES["finetune"]
+    split = data.Split([b"one"], np.zeros(1, "int64"), ["a"])
+    args = types.SimpleNamespace(
+        model="resnext29", weights=str(path), accept_noncommercial=False
+    )
+    path.write_bytes(b"one")
+    run = resume.Run(tmp_path, job.describe(args, recipe, split, split))
+    run.arrays = [np.zeros(3)]
+    run.write()
+    again = resume.Run(tmp_path, job.describe(args, recipe, split, split))
+    assert again.arrays is not None
+    path.write_bytes(b"two")
+    with pytest.raises(ValueError, match="Received: another file of --weight"):
+        resume.Run(tmp_path, job.describe(args, recipe, split, split))
+
+
+def test_a_run_that_has_compared_names_and_sizes_goes_on(tmp_path):
+    run = resume.Run(tmp_path, {"data": "a", "pictures_and_classes": "1"})
+    run.arrays = [np.zeros(3)]
+    run.write()
+    now = {"data": "a", resume.PICTURES: "2", resume.WEIGHTS: "3"}
+    assert resume.Run(tmp_path, now).arrays is not None
 
 
 @pytest.mark.parametrize(

@@ -380,7 +380,7 @@ def test_hidden_folders_hold_no_pictures(folder, capsys):
 
 def test_sound_pictures_are_decoded_once(folder, monkeypatch, capsys):
     monkeypatch.setenv("KERAS_HOME", str(folder.with_name("home")))
-    monkeypatch.setattr(data, "_WORTH_REMEMBERING", 1)
+    monkeypatch.setattr(data, "_MANY", 1)
     (folder / "red" / "notes.txt").write_text("no picture")
     decoded, fault = [], data._fault
     monkeypatch.setattr(

@@ -36,7 +36,7 @@ _PART = re.compile(
 # A prepared set of pictures of many sizes is held in memory up to here.
 _MOST_BYTES = 4 << 30
 _MOST_CLASSES = 100_000  # ImageNet-21k has 21,841
-_WORTH_REMEMBERING = 10_000  # pictures newly found sound; fewer take seconds
+_MANY = 10_000  # pictures; to read fewer takes seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,8 +230,9 @@ def require_apart(source, out):
 def digest(*splits):
     """Returns what tells these pictures, and their classes, from others.
 
-    Of paths the last part and the size of the file count, so that a folder may
-    be moved; of pictures that are read where they are needed, the labels.
+    Of paths the last part and the file's bytes count, so that a folder may be
+    moved; where there are so many files that reading them takes long, their
+    sizes; of pictures that are read where they are needed, the labels.
     """
     found = hashlib.sha256()
     for split in splits:
@@ -241,13 +242,18 @@ def digest(*splits):
         if isinstance(images, np.ndarray):
             found.update(np.ascontiguousarray(images))
         elif isinstance(images, list):
+            whole = len(images) < _MANY
             for image in images:
                 if not isinstance(image, bytes):
-                    size = os.path.getsize(image)
-                    name = os.path.basename(image)
-                    image = os.fsencode(f"{name}/{size}/")
+                    image = _identity(pathlib.Path(image), whole)
                 found.update(image)
     return found.hexdigest()[:16]
+
+
+def _identity(file, whole):
+    """Returns a file's name, its size and, if they are wanted, its bytes."""
+    content = file.read_bytes() if whole else b""
+    return os.fsencode(f"{file.name}/{file.stat().st_size}/") + content
 
 
 def require_trainable(train, test):
@@ -559,7 +565,7 @@ def _corrupt(folder, files):
         )
         faults = dict(zip(new, bar, strict=True))
     corrupt = {file: fault for file, fault in faults.items() if fault}
-    if len(new) - len(corrupt) >= _WORTH_REMEMBERING:
+    if len(new) - len(corrupt) >= _MANY:
         for file in corrupt:
             del marks[str(file.relative_to(folder))]
         _remember(memory, known | marks)

@@ -106,7 +106,9 @@ def describe(args, recipe, train, test):
     }
     options |= dataclasses.asdict(recipe)
     options["pictures"] = [len(train.labels), len(test.labels)]
-    options[resume.DIGEST] = data.digest(train, test)
+    options[resume.PICTURES] = data.digest(train, test)
+    if args.weights:
+        options[resume.WEIGHTS] = models.digest(args)
     options["backend"] = keras.backend.backend()
     return json.loads(json.dumps(options))  # tuples turn into lists
 

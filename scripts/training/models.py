@@ -1,5 +1,6 @@
 """Builds the network that is trained, and compiles and saves it."""
 
+import hashlib
 import re
 
 import keras
@@ -54,6 +55,15 @@ def build(args, recipe, classes):
                 f"{other[1]}. Pass --new-top, or --recipe finetune."
             ) from error
     return model
+
+
+def digest(args):
+    """Returns what tells the file of --weights from another one."""
+    source = keras_resnext.weights.choose(
+        args.model, args.weights, args.accept_noncommercial
+    )
+    with open(keras_resnext.weights.locate(source), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def freeze(model, stage):

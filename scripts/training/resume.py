@@ -21,7 +21,13 @@ _DEFAULTS = {
     )
     for field in dataclasses.fields(recipes.Recipe)
 }
-DIGEST = "pictures_and_classes"  # name of an option
+# Options that are about the content of what --data and --weights name.
+PICTURES, WEIGHTS = "pictures_digest", "weights_digest"
+_CONTENTS = {
+    PICTURES: "other pictures or classes in --data",
+    WEIGHTS: "another file of --weights",
+}
+_FORMER = {"pictures_and_classes"}  # was about files' names and sizes
 _FIELDS = {
     **dict.fromkeys(("phase", "epoch", "step"), int),
     **dict.fromkeys(("seconds", "waited"), (int, float)),
@@ -160,19 +166,16 @@ def _changes(earlier, options):
     An option that is newer than the earlier run had its default then. Where
     the pictures themselves can be compared, their place does not count.
     """
-    names = earlier.keys() | options
-    if DIGEST not in earlier:
-        names = names - {DIGEST}
-    elif not str(options.get("data")).startswith("tfds:"):
-        names = names - {"data"}
+    names = (earlier.keys() | options) - _FORMER
+    names -= _CONTENTS.keys() - earlier  # newer than the run, too
+    if PICTURES in names and not str(options.get("data")).startswith("tfds:"):
+        names -= {"data"}
     pairs = {
         name: (earlier.get(name, _DEFAULTS.get(name)), options.get(name))
         for name in sorted(names)
     }
     return [
-        "other pictures or classes in --data"
-        if name == DIGEST
-        else f"{name} was {old!r} and is {new!r}"
+        _CONTENTS.get(name, f"{name} was {old!r} and is {new!r}")
         for name, (old, new) in pairs.items()
         if old != new
     ]
