@@ -63,7 +63,8 @@ def is_plain(layer):
 
     Returns:
         True for layers of exactly Keras's classes and ours, without state
-        that `adapt` has made, functions of a person's own, or layers inside.
+        that `adapt` or `quantize` has made, functions of a person's own, or
+        layers inside.
     """
     return _is_known(layer) and len(layer._flatten_layers()) == 1
 
@@ -75,6 +76,7 @@ def _is_known(layer):
         kind.__module__.startswith(_LAYERS)
         and kind is not keras.layers.Lambda
         and not hasattr(layer, "adapt")
+        and not getattr(layer, "quantization_mode", None)
         and "call" not in vars(layer)
     )
 

@@ -157,7 +157,7 @@ def replace_input(model, channels):
         not compiled; all but the first kernel are those of `model`, and so is
         what is frozen. Layers that a copy could not be told from for certain
         are shared: those of a person's own classes, and those that have been
-        adapted to data.
+        adapted to data or quantised.
 
     Raises:
         ValueError: if `channels` is out of range, if the model has no such

@@ -1715,6 +1715,12 @@ def test_models_that_cannot_be_exported(small, tmp_path):
     first = keras.Model(inputs, pooled(inputs))
     with pytest.raises(ValueError, match="must have its channels last"):
         export(first, tmp_path / "a")
+    x = keras.Input((8, 8, 3))
+    head = keras.layers.Dense(2)
+    eight = keras.Model(x, head(x))
+    head.quantize("int8")
+    with pytest.raises(ValueError, match="must not have been quantised"):
+        export(eight, tmp_path / "a")
 
 
 @pytest.mark.parametrize("format", ["onnx", "litert", "openvino"])

@@ -876,6 +876,17 @@ def test_replaced_input_keeps_what_is_not_in_weights(kind):
     assert kernels[0] is not kernels[1]
 
 
+@pytest.mark.parametrize("mode", ["int8", "float8"])
+def test_replaced_input_shares_what_is_quantised(mode):
+    model = tiny(stem="cifar", depths=(1,), input_shape=(8, 8, 3))
+    head = model.layers[-1]
+    head.quantize(mode)
+    grey = replace_input(model, 1)
+    assert grey.layers[-1] is head
+    x = np.random.default_rng(0).random((2, 8, 8, 1), "float32")
+    assert_close(run(grey, x), run(model, np.repeat(x, 3, -1)))
+
+
 @pytest.mark.parametrize(
     "kind",
     [
