@@ -16,7 +16,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
-import threading
 import time
 
 import keras
@@ -37,10 +36,6 @@ _MEAN = [round(255 * mean) for mean in IMAGENET_MEAN]
 _MOST_BYTES = 4 << 30
 
 _TESTED = 250  # pictures in a batch to test with
-
-# Beta distributions on PyTorch come of the one generator that all threads
-# share: Keras seeds it, draws, and puts it back.
-_DRAWING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,9 +242,9 @@ class Finish:
 
     def _mixed(self, name, images, targets, key):
         layer = self.mixers[name]
-        keys = _Keys(key, 1000 * list(self.mixers).index(name))
-        with _DRAWING:
-            drawn = layer.get_random_transformation(images, seed=keys)
+        drawn = layer.get_random_transformation(
+            images, seed=_Keys(key, 1000 * list(self.mixers).index(name))
+        )
         return (
             layer.transform_images(images, drawn),
             layer.transform_labels(targets, drawn),
@@ -353,9 +348,17 @@ class Stream:
         return self._generator(epoch, first)
 
     def _generator(self, epoch, first):
+        # Beta distributions on PyTorch come of the one generator that all
+        # threads share, and PyTorch's own loader draws from it, too: Keras
+        # seeds it, draws, and puts it back.
+        alone = keras.backend.backend() == "torch"
+
+        def finish(batch):
+            return tuple(map(ops.convert_to_numpy, self._finish(*batch)))
+
         def make(step):
-            pair = self._finish(*self.plan.batch(epoch, step))
-            return tuple(map(ops.convert_to_numpy, pair))
+            batch = self.plan.batch(epoch, step)
+            return batch if alone else finish(batch)
 
         steps = iter(range(first, self.plan.steps))
         with concurrent.futures.ThreadPoolExecutor(self.threads) as pool:
@@ -366,6 +369,7 @@ class Stream:
             while queue:
                 start = time.perf_counter()
                 batch = queue.popleft().result()
+                batch = finish(batch) if alone else batch
                 self._stop(start)
                 queue.extend(
                     pool.submit(make, step)
