@@ -616,6 +616,20 @@ def test_control_c_while_modules_are_imported(words, module, tmp_path):
     assert (status, errors) == (130, "Interrupted.\n")
 
 
+def test_control_c_while_a_command_ends(tmp_path):
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import atexit, os, signal\n"
+        "__keras_later__ = True\n"
+        "from keras_resnext.commands import console\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "with console.plain_errors():\n"
+        "    raise KeyboardInterrupt\n"
+    )
+    status, _, errors = python(script)
+    assert (status, errors) == (130, 2 * "Interrupted.\n")
+
+
 def test_control_c_ends_with_130(own, monkeypatch, capsys):
     from keras_resnext.commands import networks
 

@@ -179,6 +179,8 @@ def plain_errors(status=1):
     try:
         yield
     except KeyboardInterrupt:
+        if _IS_COMMAND:  # pressed again, it waits for nothing
+            signal.signal(signal.SIGINT, _quit)
         _end(_INTERRUPTED, 130)
     except BrokenPipeError:  # as with `| head`
         # Python flushes at its end, which would complain once more.
@@ -254,10 +256,12 @@ def _no_backend(backend, error):
 
 
 _INTERRUPTED = "Interrupted."
+# Else this runs in a process of somebody's, as in a notebook.
+_IS_COMMAND = hasattr(sys.modules["__main__"], "__keras_later__")
 
 
 def _quit(*_):
-    """Ends a program that has only imported modules so far.
+    """Ends a program that has only imported modules so far, or ends anyway.
 
     Not by an exception: that is a traceback, or a module that is being
     imported takes it for a package that is missing.
@@ -267,7 +271,7 @@ def _quit(*_):
 
 
 if (
-    hasattr(sys.modules["__main__"], "__keras_later__")
+    _IS_COMMAND
     and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 ):
     signal.signal(signal.SIGINT, _quit)  # until `plain_errors`
