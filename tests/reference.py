@@ -123,7 +123,8 @@ def draw(name):
     for key, shape in shapes(name).items():
         array = random.standard_normal(shape, dtype="float32")
         if len(shape) == 4:
-            array *= np.sqrt(2 / np.prod(shape[1:]))
+            # NumPy 2 does so by itself.
+            array = array.astype("float64") * np.sqrt(2 / np.prod(shape[1:]))
         elif key.endswith("running_var"):
             array = 1 + 0.2 * np.tanh(array)
         elif key.endswith(".weight") and len(shape) == 1:

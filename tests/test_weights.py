@@ -481,6 +481,7 @@ class TestFormats:
             )
 
     @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
+    @pytest.mark.filterwarnings("ignore:.model.quantize:UserWarning")
     def test_save_of_a_quantised_network(self, tmp_path):
         model = tiny()
         model.quantize("int8")
