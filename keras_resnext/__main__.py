@@ -51,7 +51,7 @@ def main(words=None):
     if unknown:
         args.reader.error(f"unrecognized arguments: {' '.join(unknown)}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with console.plain_errors(2):
+    with console.plain_errors(2, whole=words is None):
         return importlib.import_module(args.module).run(args)
 
 

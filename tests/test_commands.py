@@ -616,15 +616,24 @@ def test_control_c_while_modules_are_imported(words, module, tmp_path):
     assert (status, errors) == (130, "Interrupted.\n")
 
 
-def test_control_c_while_a_command_ends(tmp_path):
-    script = tmp_path / "command.py"
-    script.write_text(
-        "import atexit, os, signal\n"
+@pytest.mark.parametrize(
+    "command",
+    [
         "__keras_later__ = True\n"
         "from keras_resnext.commands import console\n"
-        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
-        "with console.plain_errors():\n"
-        "    raise KeyboardInterrupt\n"
+        "console.plain_errors()(signal.raise_signal)(signal.SIGINT)\n",
+        "import sys, keras_resnext.__main__\n"
+        "from keras_resnext.commands import listing\n"
+        "listing.run = lambda args: signal.raise_signal(signal.SIGINT)\n"
+        "sys.argv = ['keras-resnext', 'list']\n"
+        "keras_resnext.__main__.main()\n",
+    ],
+)
+def test_control_c_while_a_command_ends(command, tmp_path):
+    script = tmp_path / "keras-resnext.py"  # without Keras
+    script.write_text(
+        "import atexit, signal\n"
+        f"atexit.register(signal.raise_signal, signal.SIGINT)\n{command}"
     )
     status, _, errors = python(script)
     assert (status, errors) == (130, 2 * "Interrupted.\n")

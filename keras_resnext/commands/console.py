@@ -25,6 +25,9 @@ import sys
 
 from keras_resnext import processor, registry
 
+_INTERRUPTED = "Interrupted."
+_IS_SCRIPT = hasattr(sys.modules["__main__"], "__keras_later__")
+
 
 class _Help(argparse.RawTextHelpFormatter):
     """Keeps the description's lines, and tells every option's default."""
@@ -160,7 +163,7 @@ def require_packages(extra, *names):
 
 
 @contextlib.contextmanager
-def plain_errors(status=1):
+def plain_errors(status=1, whole=_IS_SCRIPT):
     """Ends a command in one sentence where a person can mend what is wrong.
 
     That is bad input, files that cannot be read or written, a package that is
@@ -170,6 +173,8 @@ def plain_errors(status=1):
 
     Args:
         status: Exit status of all others.
+        whole: Whether the process is this command's own, which a notebook's
+            is not; a second Ctrl-C then ends it at once.
     """
     if signal.getsignal(signal.SIGINT) is _quit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -179,7 +184,7 @@ def plain_errors(status=1):
     try:
         yield
     except KeyboardInterrupt:
-        if _IS_COMMAND:  # pressed again, it waits for nothing
+        if whole:
             signal.signal(signal.SIGINT, _quit)
         _end(_INTERRUPTED, 130)
     except BrokenPipeError:  # as with `| head`
@@ -255,11 +260,6 @@ def _no_backend(backend, error):
     )
 
 
-_INTERRUPTED = "Interrupted."
-# Else this runs in a process of somebody's, as in a notebook.
-_IS_COMMAND = hasattr(sys.modules["__main__"], "__keras_later__")
-
-
 def _quit(*_):
     """Ends a program that has only imported modules so far, or ends anyway.
 
@@ -270,10 +270,7 @@ def _quit(*_):
     os._exit(130)
 
 
-if (
-    _IS_COMMAND
-    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-):
+if _IS_SCRIPT and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _quit)  # until `plain_errors`
 
 
