@@ -802,6 +802,7 @@ def test_arrays_are_cut_to_squares_as_in_the_test(shape):
     )
 
 
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")
 def test_one_thread_draws_on_torch(split, monkeypatch):
     """Its beta distributions take the generator of all threads."""
     threads = set()
@@ -843,6 +844,7 @@ def test_mixed_targets_say_what_is_in_the_picture(mixing):
     assert mixed > 20
 
 
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")
 def test_a_sigmoid_for_each_class_has_targets_of_0_and_1(split):
     recipe = dataclasses.replace(QUICK, loss="sigmoid", mixup=1.0)
     for _, targets in _epoch(batches.Plan(split, recipe, 16, 0), 0):
@@ -1097,7 +1099,8 @@ def test_erasing_takes_a_part_of_a_share_of_the_pictures(split):
         _epoch(batches.Plan(many, each, 16, 0), 0)[0]
         for each in (recipe, plain)
     )
-    changed = (erased != whole).any(-1)
+    # What JAX compiles it rounds otherwise.
+    changed = (np.abs(erased - whole) > 1e-4).any(-1)
     assert 256 * 0.15 < changed.any((1, 2)).sum() < 256 * 0.35
     np.testing.assert_allclose(erased[changed], 0, atol=1e-5)  # mean colour
     for part in changed[changed.any((1, 2))]:
