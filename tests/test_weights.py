@@ -634,7 +634,7 @@ class TestFaults:
     )
     def test_numbers(self, net, name, change, pattern, tmp_path):
         net[name] = change(net[name])
-        self.fail(written(net, tmp_path), pattern, "with 1 fault")
+        self.fail(written(net, tmp_path), pattern, r"with 1 fault\.")
 
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
     def test_numbers_beyond_a_small_type(self, dtype):
@@ -756,7 +756,7 @@ class TestFaults:
         path = written(draw("tiny"), tmp_path)
         keras_resnext.ResNeXt((1, 1), weights=path, **(options | there))
         field = next(iter(there or here))
-        with pytest.raises(ValueError, match=rf"with 1 fault.*\n{field}: "):
+        with pytest.raises(ValueError, match=rf"with 1 fault\. .*\n{field}: "):
             keras_resnext.ResNeXt((1, 1), weights=path, **(options | here))
 
     @anywhere
@@ -801,7 +801,9 @@ class TestFaults:
             if field == "stem" and hdf5:
                 weights.load(other, file)  # HDF5 does not say the padding
                 continue
-            with pytest.raises(ValueError, match=rf"with 1 fault.*\n{field}: "):
+            with pytest.raises(
+                ValueError, match=rf"with 1 fault\. .*\n{field}: "
+            ):
                 weights.load(other, file)
 
     @anywhere
