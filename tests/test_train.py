@@ -1672,6 +1672,8 @@ def test_train(trained, arrays, monkeypatch):
     assert 0 < stored["idle"] < 1
     rows = log(out)
     assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert [row["size"] for row in rows] == ["8", "16"]
+    assert "epoch 2, 16x16 pixels: loss" in output
     with Image.open(out / "training.png") as picture:
         assert picture.size == (1200, 350)
     _check_tensorboard(out / "tensorboard", rows)
@@ -1692,6 +1694,16 @@ def test_what_was_trained_can_be_exported(
     report = export(model, tmp_path / "served")
     assert report.max_difference < 1e-4
     assert (tmp_path / "served" / "1" / "saved_model.pb").exists()
+
+
+def test_rows_of_an_earlier_version_stay_in_the_log(tmp_path):
+    rows = [{"epoch": 0, "loss": 1.5, "val_loss": 2, "seconds": 3}]
+    rows.append({"epoch": 1, "loss": 1.25, "size": 32, "seconds": 4})
+    report.write_log(tmp_path / "log.csv", rows)
+    first, second = log(tmp_path)
+    assert list(first) == ["epoch", "loss", "val_loss", "seconds", "size"]
+    assert first["val_loss"] == "2" and first["size"] == ""
+    assert second["val_loss"] == "" and second["size"] == "32"
 
 
 def test_a_path_that_is_not_utf_8_is_shown(tmp_path):

@@ -282,7 +282,7 @@ def evaluate(phase, strategy):
 
 
 def train_epoch(phase, epoch, variables, run, args, strategy, progress):
-    """Trains for the rest of an epoch; returns its means and the last rate."""
+    """Trains for the rest of an epoch; returns its row of the log."""
     plan = _plan(
         *(phase, epoch - phase.first, args.seed),
         *(strategy.worker, strategy.workers),
@@ -311,4 +311,4 @@ def train_epoch(phase, epoch, variables, run, args, strategy, progress):
     vars(run).update(clock())
     rate = ops.convert_to_numpy(phase.model.optimizer.learning_rate)
     means = {name: values[-1] for name, values in history.items()}
-    return means | {"learning_rate": float(rate)}
+    return means | {"learning_rate": float(rate), "size": plan.size}

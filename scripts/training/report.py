@@ -55,8 +55,8 @@ def describe_data(train, test):
 def describe(row):
     """Returns a line about an epoch."""
     text = (
-        f"epoch {row['epoch'] + 1}: loss {row['loss']:.4f}, accuracy "
-        f"{row['accuracy']:.2%}"
+        f"epoch {row['epoch'] + 1}, {row['size']}x{row['size']} pixels: loss "
+        f"{row['loss']:.4f}, accuracy {row['accuracy']:.2%}"
     )
     if "val_accuracy" in row:
         text += f", of the test pictures {row['val_accuracy']:.2%}"
@@ -86,7 +86,8 @@ def write_log(path, rows):
     An epoch without a test leaves its columns empty.
     """
     text = io.StringIO()
-    names = max(rows, key=len)
+    # The longest first, for the order; one of an older version may have less.
+    names = dict.fromkeys(itertools.chain(*sorted(rows, key=len, reverse=True)))
     table = csv.DictWriter(text, list(names), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
