@@ -196,6 +196,24 @@ def test_a_deep_stem_of_mmpretrain(prefix):
     assert list(torch_names.strip(arrays)) == usual
 
 
+@pytest.mark.parametrize("prefix", ["", "module.encoder."])
+@pytest.mark.parametrize(("block", "renamed"), [(16, 1), (32, 0), (None, 1)])
+def test_a_deep_stem_beside_the_stages(prefix, block, renamed):
+    """CSAIL's; CLIP's, of a quarter of the block's channels, is another."""
+    stem = {"conv1": "conv1.0", "bn1": "conv1.1", "conv2": "conv1.3"}
+    stem |= {"bn2": "conv1.4", "conv3": "conv1.6", "bn3": "bn1"}
+    channels = dict.fromkeys((*stem, "layer1.0.conv1", "layer1.0.bn3"), 8)
+    channels["layer1.0.bn3"] = block
+    if block is None:  # a basic block
+        del channels["layer1.0.bn3"]
+    arrays = {
+        f"{prefix}{layer}.weight": np.zeros(n, "float32")
+        for layer, n in channels.items()
+    }
+    usual = [stem.get(n, n) if renamed else n for n in channels]
+    assert list(torch_names.strip(arrays)) == [f"{n}.weight" for n in usual]
+
+
 def test_similar_names_stay(net):
     """What has such names outside of a network of that library."""
     others = ("head.shortcut.0.weight", "neck.res2.conv1.weight", "bn_1.bias")

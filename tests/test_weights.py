@@ -848,6 +848,32 @@ class TestFaults:
             )
 
     @anywhere
+    def test_csails_stem(self, tmp_path, monkeypatch):
+        """The same names, and a stem of more channels than CLIP's."""
+        row = dataclasses.replace(TINY, stem="deep", stem_width=TINY.planes)
+        monkeypatch.setattr(reference, "TINY", row)
+        net = draw("tiny")
+        options = dict(stem="deep", stem_width=TINY.planes, classes=CLASSES)
+        expected = keras_resnext.ResNeXt(
+            *((1,), 2, 1), weights=written(net, tmp_path), **options
+        )
+        theirs = {"conv1.0": "conv1", "conv1.1": "bn1", "conv1.3": "conv2"}
+        theirs |= {"conv1.4": "bn2", "conv1.6": "conv3", "bn1": "bn3"}
+        parts = {name: name.rpartition(".") for name in net}
+        net = {
+            f"{theirs.get(layer, layer)}.{variable}": net[name]
+            for name, (layer, _, variable) in parts.items()
+        }
+        # What their normalisations count with.
+        net["bn1._running_iter"] = np.ones(1, "float32")
+        net["layer1.0.bn1._tmp_running_mean"] = np.ones(3, "float32")
+        net["layer1.0.bn1._tmp_running_var"] = np.ones(3, "float32")
+        read = keras_resnext.ResNeXt(
+            *((1,), 2, 1), weights=written(net, tmp_path), **options
+        )
+        assert_same(values(read), values(expected))
+
+    @anywhere
     def test_cadenes_strides(self, tmp_path, monkeypatch):
         options = dict(groups=1, width_per_group=64, stem="legacy")
         row = dataclasses.replace(TINY, **options)

@@ -27,6 +27,10 @@ _HUB_NAME = re.compile(
     r"(?<![^/])(?:stack(?P<stage>\d)_block(?P<block>\d{1,3})_(?P<index>\d)"
     r"|conv(?P<stem>[123]))(?=_(?:conv|bn)/)"
 )
+# What normalisations count with: PyTorch's, and that of
+# https://github.com/vacancy/Synchronized-BatchNorm-PyTorch.
+_OF_TRAINING = ("num_batches_tracked", "_running_iter")
+_OF_TRAINING += ("_tmp_running_mean", "_tmp_running_var")
 _LISTED = 10  # faults of a file, at most
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _VARIABLES = {
@@ -230,8 +234,8 @@ def _named_as_keras(arrays):
     """Renames PyTorch's arrays and turns their axes; keeps all others."""
     named = {}
     for name, array in arrays.items():
-        if name.endswith("num_batches_tracked") or "/seed_generator/" in name:
-            continue  # a counter, dropout's state: inference uses neither
+        if name.endswith(_OF_TRAINING) or "/seed_generator/" in name:
+            continue  # counters, dropout's state: inference uses neither
         match = _TORCH_NAME.fullmatch(name)
         if match:
             ours = _keras_name(array.ndim == 4, **match.groupdict())

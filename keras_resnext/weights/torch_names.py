@@ -10,6 +10,8 @@ import dataclasses
 import re
 import warnings
 
+import numpy as np
+
 from keras_resnext.weights.unread import Unread, printable, unique
 
 # How the usual names of a network go on behind its prefix, if it has one.
@@ -21,6 +23,11 @@ _STEM = re.compile(r"(?:^|\.)(?=conv1\.(?:\d\.)?weight$)")
 _WRAPPER = re.compile(
     r"(?<![^.])_(?:orig_mod|(?:checkpoint|fsdp)_wrapped_module)\."
 )
+
+# A deep stem whose layers are beside the stages.
+# Source: https://github.com/CSAILVision/semantic-segmentation-pytorch.
+_BESIDE = {"conv1": "conv1.0", "bn1": "conv1.1", "conv2": "conv1.3"}
+_BESIDE |= {"bn2": "conv1.4", "conv3": "conv1.6", "bn3": "bn1"}
 
 # The first of a block, where `nn.Sequential(*resnet.children())` has left
 # numbers of the network's parts.
@@ -262,6 +269,7 @@ def _usual(arrays):
             if not library.strides:
                 _check_strides(arrays, library)
             names = list(map(library.usual, names))
+    names = _with_stem(names, arrays)
     return _without_numbers(names, arrays)
 
 
@@ -283,6 +291,25 @@ def _check_strides(arrays, library):
             "elsewhere",
             "Use the weights of torchvision or timm.",
         )
+
+
+def _with_stem(names, arrays):
+    """Returns the usual names where a deep stem is beside the stages.
+
+    Not so CLIP's, whose averages in place of strides no array shows: behind
+    its stem the first block has four times the channels, elsewhere twice.
+    """
+    shapes = dict(zip(names, map(np.shape, arrays.values()), strict=True))
+    usual = {}
+    for prefix in _prefixes(names, _STAGE):
+        stem = shapes.get(f"{prefix}bn3.weight")
+        block = shapes.get(f"{prefix}layer1.0.bn3.weight")
+        if stem and block != tuple(4 * channels for channels in stem):
+            usual |= {
+                f"{prefix}{n}": f"{prefix}{u}" for n, u in _BESIDE.items()
+            }
+    parts = [name.rpartition(".") for name in names]
+    return ["".join((usual.get(n, n), dot, last)) for n, dot, last in parts]
 
 
 def _without_numbers(names, arrays):
