@@ -27,6 +27,7 @@ _PYTORCHCV = (
     ),
     "output",
 )
+_LUA = ("0.0.0", "0.0.1", "0.0.3", "0.0.4", "0.1", "0.2", "1.0", "1.1")
 LIBRARIES = {
     "prlz77": (
         ("conv_1_3x3", "bn_1"),
@@ -78,6 +79,24 @@ LIBRARIES = {
             *("shortcut.0", "shortcut.1"),
         ),
         "fc",
+    ),
+    "pretrainedmodels": (
+        ("features.0", "features.1"),
+        lambda stage, block: f"features.{stage + 4}.{block}.0",
+        _LUA,
+        "last_linear",
+    ),
+    "lua": (
+        ("0", "1"),
+        lambda stage, block: f"{stage + 4}.{block}.0",
+        _LUA,
+        "10.1",
+    ),
+    "mmpretrain": (
+        STEM,
+        lambda stage, block: f"layer{stage + 1}.{block}",
+        (*BLOCK[:8], "se_layer.conv1.conv", "se_layer.conv2.conv"),
+        "head.fc",
     ),
     "kuangliu": (
         STEM,

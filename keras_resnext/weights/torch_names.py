@@ -150,12 +150,21 @@ _LIBRARIES = (
             *("shortcut.0", "shortcut.1"),
         ),
     ),
-    _Library(  # https://github.com/open-mmlab/mmpretrain: its deep stem
+    _Library(  # https://pypi.org/project/pretrainedmodels: what was Lua's
+        _block(r"([4-7])\.(\d{1,3})\.0"),
+        (4, 0),
+        {"0": "conv1", "1": "bn1"},
+        _layers(
+            *("0.0.0", "0.0.1", "0.0.3", "0.0.4", "0.1", "0.2"),
+            *("1.0", "1.1"),
+        ),
+    ),
+    _Library(  # https://github.com/open-mmlab/mmpretrain: SE, deep stem
         _block(r"layer(\d)\.(\d{1,3})"),
         (1, 0),
         {f"stem.{i}": f"conv1.{i}" for i in (0, 1, 3, 4, 6)}
         | {"stem.7": "bn1"},
-        {},
+        {"se_layer.conv1.conv": "se.fc1", "se_layer.conv2.conv": "se.fc2"},
     ),
     _Library(  # https://github.com/kuangliu/pytorch-cifar
         _block(r"layer(\d)\.(\d{1,3})"),
