@@ -130,6 +130,21 @@ def write_keras_2(arrays, path):
             file[layer].attrs["weight_names"] = [n.encode() for n in names]
 
 
+def of_attention(name, stem):
+    """Returns the name in keras_cv_attention_models, of its `aotnet.py`."""
+    layer, _, variable = name.partition("/")
+    third = "stem_3_conv" if stem == "deep" else "stem_conv"
+    layer = {"conv1_conv": third, "conv1_bn": "stem_bn"}.get(layer, layer)
+    layer = re.sub("conv1_(?=[12])", "stem_", layer)
+    if parts := re.fullmatch(r"conv(\d)_block(\d)_(\d_(?:conv|bn))", layer):
+        stage, block, part = parts.groups()
+        part = {"2_conv": "2_GC_conv"}.get(part, part)
+        deep = "" if part in ("0_conv", "0_bn", "3_bn") else "deep_"
+        part = part.replace("0_", "shortcut_")
+        layer = f"stack{int(stage) - 1}_block{block}_{deep}{part}"
+    return f"{layer}/{variable}"
+
+
 def written(arrays, folder):
     path = folder / "net.safetensors"
     save_file(arrays, path)
@@ -235,6 +250,34 @@ class TestFormats:
         path = tmp_path / "old.h5"
         write_keras_2(keras_applications(drawn, later), path)
         assert_same(values(tiny(weights=path)), drawn)
+
+    @anywhere
+    @pytest.mark.parametrize("averages", [False, True])
+    @pytest.mark.parametrize("stem", ["imagenet", "deep"])
+    def test_keras_cv_attention_models(self, stem, averages, tmp_path):
+        def build(averages, **more):
+            options = {"stem": stem, "average_shortcut": averages} | more
+            return keras_resnext.ResNeXt((1, 2), 2, 1, classes=3, **options)
+
+        expected = {
+            name: np.random.default_rng(i).random(array.shape, "float32")
+            for i, (name, array) in enumerate(values(build(averages)).items())
+        }
+        theirs = {of_attention(n, stem): a for n, a in expected.items()}
+        path = tmp_path / "theirs.h5"
+        write_keras_2(theirs, path)
+        if averages:
+            with h5py.File(path, "a") as file:
+                file.create_group("stack2_block1_shortcut_down")
+        assert_same(values(build(averages, weights=path)), expected)
+        with pytest.raises(
+            ValueError, match=f"ut: {averages}, not {not averages}"
+        ):
+            build(not averages, weights=path)
+        name = "stack1_block1_deep_2_se_1_conv/bias"
+        write_keras_2(theirs | {name: np.ones(8, "float32")}, path)
+        with pytest.raises(ValueError, match="unexpected: conv2_block1_2_se_1"):
+            build(False, weights=path)
 
     @anywhere
     @pytest.mark.parametrize("name", ["probs", "my_probs"])

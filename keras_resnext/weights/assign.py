@@ -1,6 +1,7 @@
 """Fills models with weights: reads the file, maps its names, assigns."""
 
 import dataclasses
+import functools
 import pathlib
 import re
 
@@ -22,10 +23,11 @@ _TORCH_NAME = re.compile(
     r"|(?P<top>fc|last_linear))"
     r"\.(?P<variable>weight|bias|running_mean|running_var)"
 )
-# Of a block in KerasHub's ResNets, and of a convolution in their stem.
-_HUB_NAME = re.compile(
-    r"(?<![^/])(?:stack(?P<stage>\d)_block(?P<block>\d{1,3})_(?P<index>\d)"
-    r"|conv(?P<stem>[123]))(?=_(?:conv|bn)/)"
+# Of a block, or in the stem, where a stage is called a stack: in KerasHub's
+# ResNets, and in keras_cv_attention_models.
+_STACK_NAME = re.compile(
+    r"(?<![^/])(?:stack(?P<stage>\d)_block(?P<block>\d{1,3})_(?:deep_)?"
+    r"(?P<layer>[^/]+)|(?P<stem>conv[123]|stem(?:_[123])?)(?=_(?:conv|bn)/))"
 )
 # What normalisations count with: PyTorch's, and that of
 # https://github.com/vacancy/Synchronized-BatchNorm-PyTorch.
@@ -245,7 +247,7 @@ def _named_as_keras(arrays):
     if not any(name.startswith("predictions/") for name in named):
         # The classifier of keras-applications.
         named = {re.sub("^probs/", "predictions/", n): named[n] for n in named}
-    return checkpoints.grouped_from_depthwise(_renamed_from_hub(named))
+    return checkpoints.grouped_from_depthwise(_renamed_from_stacks(named))
 
 
 # Of a stem of three convolutions: 0 and 1 are the first, with its norm.
@@ -274,24 +276,32 @@ def _keras_name(
     return f"{layer}/{_VARIABLES[kind].get(variable, variable)}"
 
 
-_HUB_STEM = {"1": "conv1_1", "2": "conv1_2", "3": "conv1"}
+_HUB_STEM = {"conv1": "conv1_1", "conv2": "conv1_2", "conv3": "conv1"}
+_ATTENTION_STEM = {"stem_1": "conv1_1", "stem_2": "conv1_2"}
+_ATTENTION_STEM |= {"stem_3": "conv1", "stem": "conv1"}
 
 
-def _renamed_from_hub(arrays):
-    """Renames the arrays of KerasHub's ResNets; keeps all others.
+def _renamed_from_stacks(arrays):
+    """Renames the arrays where a stage is called a stack; keeps all others.
 
-    Source: `ResNetBackbone` in `keras_hub/src/models/resnet`.
+    Sources: `ResNetBackbone` in `keras_hub/src/models/resnet`; `aotnet.py` of
+    https://pypi.org/project/keras-cv-attention-models, which counts from 1.
     """
+    first = int("stack1_block1_deep_1_conv/kernel" in arrays)
+    stem = _ATTENTION_STEM if first else {}
     # CLIP's stem has three convolutions of these names as well, and averages.
-    deep = {"conv3_conv/kernel", "stack0_block0_1_conv/kernel"} <= arrays.keys()
+    if {"conv3_conv/kernel", "stack0_block0_1_conv/kernel"} <= arrays.keys():
+        stem = _HUB_STEM
 
     def ours(match):
-        if stem := match["stem"]:
-            return _HUB_STEM[stem] if deep else match[0]
-        stage, block = int(match["stage"]) + 2, int(match["block"]) + 1
-        return f"conv{stage}_block{block}_{match['index']}"
+        if match["stem"]:
+            return stem.get(match["stem"], match[0])
+        stage, block = (int(match[key]) - first for key in ("stage", "block"))
+        layer = re.sub("^shortcut_", "0_", match["layer"]).replace("_GC_", "_")
+        return f"conv{stage + 2}_block{block + 1}_{layer}"
 
-    return {_HUB_NAME.sub(ours, name): array for name, array in arrays.items()}
+    renamed = functools.partial(_STACK_NAME.sub, ours)
+    return {renamed(name): array for name, array in arrays.items()}
 
 
 def _keras_axes(array):

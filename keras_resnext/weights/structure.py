@@ -166,6 +166,9 @@ def describe_layers(layers):
     if "stack0_block0_out" in layers:  # KerasHub's, where no average has a name
         kinds = {kind.lower().replace("_", "") for kind, _ in layers.values()}
         facts["average_shortcut"] = "averagepooling2d" in kinds
+    if "stack2_block1_shortcut_conv" in layers:  # keras_cv_attention_models'
+        down = "stack2_block1_shortcut_down"
+        facts["average_shortcut"] = down in layers
     if "conv2_block1_out" not in layers:  # only those with weights, or others
         return facts
     if "conv3_block1_0_conv" in layers:
