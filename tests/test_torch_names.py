@@ -41,6 +41,15 @@ LIBRARIES = {
         ),
         "classifier",
     ),
+    "augmix": (
+        ("conv_1_3x3", "bn_1"),
+        lambda stage, block: f"stage_{stage + 1}.{block}",
+        (
+            *("conv_reduce", "bn_reduce", "conv_conv", "bn"),
+            *("conv_expand", "bn_expand", "downsample.0", "downsample.1"),
+        ),
+        "classifier",
+    ),
     "pytorchcv": (
         ("features.init_block.conv.conv", "features.init_block.conv.bn"),
         *_PYTORCHCV,

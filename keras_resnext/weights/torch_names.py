@@ -88,8 +88,10 @@ def _layers(*names):
 
 
 _LIBRARIES = (
-    _Library(  # https://github.com/prlz77/ResNeXt.pytorch
-        _block(r"stage_(\d)\.stage_\d_bottleneck_(\d{1,3})"),
+    # https://github.com/prlz77/ResNeXt.pytorch, and of other shortcuts
+    # https://github.com/google-research/augmix
+    _Library(
+        _block(r"stage_(\d)\.(?:stage_\d_bottleneck_)?(\d{1,3})"),
         (1, 0),
         {"conv_1_3x3": "conv1", "bn_1": "bn1"},
         _layers(
