@@ -101,6 +101,12 @@ LIBRARIES = {
         _LUA,
         "10.1",
     ),
+    "nvidia": (
+        STEM,
+        lambda stage, block: f"layers.{stage}.{block}",
+        BLOCK[:8],
+        "fc",
+    ),
     "mmpretrain": (
         STEM,
         lambda stage, block: f"layer{stage + 1}.{block}",

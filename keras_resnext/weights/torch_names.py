@@ -161,6 +161,12 @@ _LIBRARIES = (
             *("1.0", "1.1"),
         ),
     ),
+    _Library(  # https://github.com/NVIDIA/DeepLearningExamples
+        _block(r"layers\.(\d)\.(\d{1,3})"),
+        (0, 0),
+        {},
+        {},
+    ),
     _Library(  # https://github.com/open-mmlab/mmpretrain: SE, deep stem
         _block(r"layer(\d)\.(\d{1,3})"),
         (1, 0),
