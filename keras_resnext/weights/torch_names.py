@@ -88,7 +88,7 @@ def _layers(*names):
 
 
 _LIBRARIES = (
-    # https://github.com/prlz77/ResNeXt.pytorch, and of other shortcuts
+    # https://github.com/prlz77/ResNeXt.pytorch, and with the usual shortcuts
     # https://github.com/google-research/augmix
     _Library(
         _block(r"stage_(\d)\.(?:stage_\d_bottleneck_)?(\d{1,3})"),
