@@ -880,6 +880,13 @@ def test_stock_grouped_convolution_fails_where_ours_works(tmp_path):
     ours = export(stock, tmp_path / "ours").path
     (answer,) = serve(ours, [("serving_default", images)], "0")
     assert answer["outputs"].shape == (1, 6, 6, 8)
+    # Of another rank, with a bias and a ReLU that Grappler would fuse.
+    rows = keras.layers.Conv1D(8, 3, groups=2, activation="relu")
+    rows = rows(keras.layers.Reshape((64, 8))(inputs))
+    ours = export(keras.Model(inputs, rows), tmp_path / "rows").path
+    for onednn in ("0", "1"):
+        (answer,) = serve(ours, [("serving_default", images)], onednn)
+        assert answer["outputs"].shape == (1, 62, 8)
 
 
 # The deep one: the loader above, which has no Python of TensorFlow at all.

@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from test_export import compiles
 
 import keras_resnext
 from keras_resnext import transfer
@@ -206,6 +207,54 @@ class UpperHalf(layers.Layer):
 
     def compute_output_shape(self, shape):
         return (shape[0], None, *shape[2:])
+
+
+class Own(layers.Layer):
+    """Has a grouped convolution of Keras's, where `fold` does not look."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = layers.Conv2D(8, 3, groups=4)
+
+    def call(self, inputs):
+        return self.convolution(inputs)
+
+
+def _in_a_row(maps):
+    rows = layers.Reshape((-1, maps.shape[-1]))(maps)
+    return layers.Conv1D(8, 3, groups=4, activation="relu")(rows)
+
+
+def _as_operation(maps):
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 64, 8))
+    kernel = kernel.astype("float32")
+    return layers.Lambda(lambda x: ops.conv(x, kernel))(maps)
+
+
+@pytest.mark.parametrize("format", FORMAT_PACKAGES)
+@pytest.mark.parametrize(
+    "convolve", [lambda maps: Own()(maps), _in_a_row, _as_operation]
+)
+def test_grouped_convolutions_of_keras(tmp_path, convolve, format):
+    """Of any rank, and inside of layers: runtimes have no XLA."""
+    pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
+    base = net(pooling=None)
+    model = keras.Model(base.input, convolve(base.output))
+    report = export(model, tmp_path / FORMATS[format].file, format)
+    assert report.max_difference < 1e-4
+    assert not compiles(report.path)
+
+
+def test_what_only_xla_can_run(tmp_path):
+    import tensorflow as tf
+
+    twice = tf.function(lambda x: 2 * x, jit_compile=True)
+    traced = twice.get_concrete_function(tf.TensorSpec((None, *SHAPE)))
+    x = keras.Input(SHAPE)
+    y = layers.Lambda(traced, output_shape=SHAPE)(x)
+    with pytest.raises(ValueError, match=r"jit_compile=True.*have no XLA"):
+        export(keras.Model(x, y), tmp_path / "net")
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
 def test_a_layer_that_must_know_the_size(tmp_path):

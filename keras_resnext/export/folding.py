@@ -1,6 +1,7 @@
 """Rebuilds models for inference: normalisation folded into convolutions."""
 
 import collections
+import contextlib
 import functools
 
 import keras
@@ -205,13 +206,14 @@ def output_names(model):
     ]
 
 
-def frozen(model):
+def frozen(model, context=contextlib.nullcontext):
     """Returns a model as a `tf.function`, its weights constants if small.
 
     oneDNN prepares constant kernels once instead of in each call.
 
     Args:
         model: What `fold` returned.
+        context: Function that returns a context, in which it is traced.
 
     Returns:
         From the inputs, named as `input_names` has them, to a dictionary by
@@ -242,13 +244,14 @@ def frozen(model):
             for x, spec in zip(images, specs, strict=True)
         ]
         images = keras.tree.pack_sequence_as(model.input, images)
-        if not small:
-            outputs = model(images, training=False)
-        else:
-            constants = [[tf.constant(a) for a in group] for group in arrays]
-            outputs, _ = model.stateless_call(
-                *constants, images, training=False
-            )
+        with context():
+            if not small:
+                outputs = model(images, training=False)
+            else:
+                values = [[tf.constant(a) for a in group] for group in arrays]
+                outputs, _ = model.stateless_call(
+                    *values, images, training=False
+                )
         return {
             name: tf.cast(y, tf.float32) if y.dtype.is_floating else y
             for name, y in zip(
@@ -257,6 +260,59 @@ def frozen(model):
         }
 
     return run
+
+
+def servable(model):
+    """Does what `frozen` does, for a runtime that has no XLA.
+
+    Keras puts grouped convolutions into functions that XLA must compile. Those
+    that `fold` has not replaced, as of a person's own layers, are a part of
+    the graph here.
+
+    Raises:
+        ValueError: If a function of the model's own cannot be.
+    """
+    run = frozen(model)
+    if _needs_xla(run):
+        run = frozen(model, _inlining)
+        if _needs_xla(run):
+            raise ValueError(
+                "a function with `jit_compile=True` was traced before, and "
+                "runtimes have no XLA"
+            )
+    return run
+
+
+def _needs_xla(run):
+    """Tells whether a `tf.function` calls another that XLA must compile."""
+    functions = run.get_concrete_function().graph.as_graph_def().library
+    return any(f.attr["_XlaMustCompile"].b for f in functions.function)
+
+
+@contextlib.contextmanager
+def _inlining():
+    """Has functions that are called while a graph is traced be part of it.
+
+    A convolution with groups is kept apart from what follows, with which
+    Grappler would fuse it: where oneDNN is off, there are no groups then.
+    """
+    import tensorflow as tf
+
+    usual = tf.config.functions_run_eagerly()
+    convolve = tf.nn.convolution
+
+    def apart(inputs, kernel, *args, **options):
+        outputs = convolve(inputs, kernel, *args, **options)
+        grouped = inputs.shape[-1] != kernel.shape[-2]
+        return tf.ensure_shape(outputs, outputs.shape) if grouped else outputs
+
+    tf.config.run_functions_eagerly(True)
+    tf.nn.convolution = apart
+    try:
+        yield
+    finally:
+        tf.nn.convolution = convolve
+        tf.config.run_functions_eagerly(usual)
 
 
 @keras.saving.register_keras_serializable("keras_resnext")

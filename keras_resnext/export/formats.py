@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_resnext import registry
 from keras_resnext.export import serving
-from keras_resnext.export.folding import frozen, wrapped
+from keras_resnext.export.folding import servable, wrapped
 from keras_resnext.registry import require
 
 PICTURES = sorted(
@@ -170,7 +170,7 @@ def _load_saved_model(path):
 def _write_onnx(job, path):
     import onnx
 
-    proto = _to_onnx(_closed(frozen(job.model)))
+    proto = _to_onnx(_closed(servable(job.model)))
     _resize_to_sizes(proto)
     _pad_in_pooling(proto.graph)
     _pad_around_holes(proto.graph)

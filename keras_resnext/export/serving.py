@@ -3,7 +3,7 @@
 import json
 
 from keras_resnext.export.decoding import decode
-from keras_resnext.export.folding import frozen
+from keras_resnext.export.folding import servable
 from keras_resnext.pillow import MAX_ASPECT, MAX_PIXELS
 
 _BROKEN = (
@@ -61,7 +61,7 @@ def save(
     import tensorflow as tf
 
     module = tf.Module()
-    run = frozen(model)
+    run = servable(model)
     module.model_variables = run.get_concrete_function().variables
     module.tables = [
         part
