@@ -16,6 +16,7 @@ from keras_resnext.layers import GroupedConv2D
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("export is TensorFlow's", allow_module_level=True)
+tf = pytest.importorskip("tensorflow")
 
 # An export compares what it writes with what `predict` gives.
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -245,16 +246,36 @@ def test_grouped_convolutions_of_keras(tmp_path, convolve, format):
     assert not compiles(report.path)
 
 
-def test_what_only_xla_can_run(tmp_path):
-    import tensorflow as tf
+@pytest.mark.parametrize("format", ["saved_model", "onnx"])
+@pytest.mark.parametrize("kind", ["jit_compile=True", "tf.numpy_function"])
+def test_what_no_runtime_has(tmp_path, kind, format):
+    """In this process it runs, so that no comparison would tell."""
+    pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
+
+    def in_python(x):
+        y = tf.numpy_function(lambda values: 2 * values, [x], tf.float32)
+        return tf.ensure_shape(y, x.shape)
 
     twice = tf.function(lambda x: 2 * x, jit_compile=True)
     traced = twice.get_concrete_function(tf.TensorSpec((None, *SHAPE)))
+    function = traced if kind == "jit_compile=True" else in_python
     x = keras.Input(SHAPE)
-    y = layers.Lambda(traced, output_shape=SHAPE)(x)
-    with pytest.raises(ValueError, match=r"jit_compile=True.*have no XLA"):
-        export(keras.Model(x, y), tmp_path / "net")
+    model = keras.Model(x, layers.Lambda(function, output_shape=SHAPE)(x))
+    with pytest.raises(ValueError, match=f"^A model that runs .*{kind}"):
+        export(model, tmp_path / f"net{FORMATS[format].ending}", format)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_names_of_classes_as_outputs(tmp_path):
+    names = tf.constant(["cat", "dog"] * 4)
+    x = keras.Input(SHAPE)
+    y = layers.Conv2D(8, 16)(x)
+    name = layers.Lambda(
+        lambda y: tf.gather(names, tf.argmax(y[:, 0, 0], -1)), output_shape=()
+    )(y)
+    report = export(keras.Model(x, [y, name]), tmp_path / "net")
+    answer = loaded(report, "saved_model")(PIXELS)
+    assert answer["outputs_1"][0] in (b"cat", b"dog")
 
 
 def test_a_layer_that_must_know_the_size(tmp_path):
@@ -399,7 +420,6 @@ def test_scalars_behind_convolutions(tmp_path):
 
 
 def test_a_single_named_output_and_a_list(tmp_path):
-    import tensorflow as tf
 
     x = keras.Input(SHAPE)
     y = net()(x)
@@ -633,7 +653,6 @@ def test_files_that_would_be_too_large(tmp_path, format):
 @pytest.mark.parametrize("format", ["saved_model", "openvino"])
 def test_large_weights_are_in_no_message(tmp_path, monkeypatch, format):
     """Which is why these two formats have no limit."""
-    import tensorflow as tf
 
     pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
     monkeypatch.setattr(folding, "_MAX_CONSTANTS", 0)

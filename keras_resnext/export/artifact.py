@@ -21,7 +21,7 @@ from keras_resnext.export.checking import (
     check_model,
     destination,
 )
-from keras_resnext.export.folding import folded
+from keras_resnext.export.folding import NotServable, folded
 from keras_resnext.export.formats import FORMATS
 from keras_resnext.export.swap import errors, moved, writing
 from keras_resnext.pillow import MAX_PIXELS
@@ -308,7 +308,7 @@ def _converting(format, model):
     """Turns what a converter or a runtime says into one sentence."""
     try:
         yield
-    except (MemoryError, *errors()):
+    except (MemoryError, NotServable, *errors()):
         raise
     except Exception as error:  # each converter has its own
         text = re.sub(r"\x1b\[\d*m", "", str(error))  # bold, of Keras

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import functools
+import itertools
 
 import keras
 
@@ -262,31 +263,47 @@ def frozen(model, context=contextlib.nullcontext):
     return run
 
 
+class NotServable(ValueError):
+    """Says what of a model no runtime has."""
+
+
 def servable(model):
-    """Does what `frozen` does, for a runtime that has no XLA.
+    """Does what `frozen` does, for a runtime without XLA and without Python.
 
     Keras puts grouped convolutions into functions that XLA must compile. Those
     that `fold` has not replaced, as of a person's own layers, are a part of
     the graph here.
 
     Raises:
-        ValueError: If a function of the model's own cannot be.
+        NotServable: If the model has functions that only XLA or Python runs.
     """
     run = frozen(model)
-    if _needs_xla(run):
+    xla, python = _needs(run)
+    if xla:
         run = frozen(model, _inlining)
-        if _needs_xla(run):
-            raise ValueError(
-                "a function with `jit_compile=True` was traced before, and "
-                "runtimes have no XLA"
-            )
+        xla, python = _needs(run)
+    if python or xla:
+        kind = "`tf.numpy_function` or `tf.py_function`"
+        kind = kind if python else "`jit_compile=True`, traced before"
+        raise NotServable(
+            "A model that runs without Python and XLA is required, as runtimes "
+            f"have neither. Received: model={model.name!r} with "
+            f"{python or xla}, a function of {kind}. Nothing was written; use "
+            "Keras's operations there, or export the network below it."
+        )
     return run
 
 
-def _needs_xla(run):
-    """Tells whether a `tf.function` calls another that XLA must compile."""
-    functions = run.get_concrete_function().graph.as_graph_def().library
-    return any(f.attr["_XlaMustCompile"].b for f in functions.function)
+def _needs(run):
+    """Returns the names of what XLA, and Python, must run, or `None`."""
+    graph = run.get_concrete_function().graph.as_graph_def()
+    functions = graph.library.function
+    compiled = (
+        f.signature.name for f in functions if f.attr["_XlaMustCompile"].b
+    )
+    nodes = itertools.chain(graph.node, *(f.node_def for f in functions))
+    python = (node.name for node in nodes if "PyFunc" in node.op)
+    return next(compiled, None), next(python, None)
 
 
 @contextlib.contextmanager
