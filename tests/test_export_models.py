@@ -266,6 +266,47 @@ def test_what_no_runtime_has(tmp_path, kind, format):
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
+def _with_facts():
+    """Takes an image, two facts and the number of a shop."""
+    base = net()
+    facts = keras.Input((2,), name="facts")
+    shop = keras.Input((1,), dtype="int32", name="shop")
+    place = layers.Flatten()(layers.Embedding(3, 4)(shop))
+    every = layers.Concatenate()([base.output, 5.0 * facts, place])
+    image = keras.Input(SHAPE, name="image")
+    part = keras.Model([base.input, facts, shop], layers.Dense(3)(every))
+    return keras.Model([image, facts, shop], part([image, facts, shop]))
+
+
+@pytest.mark.parametrize("format", FORMAT_PACKAGES)
+def test_numbers_beside_an_image(tmp_path, format):
+    pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
+    model, random = _with_facts(), np.random.default_rng(1)
+    path = tmp_path / FORMATS[format].file
+    report = export(model, path, format)
+    assert "Beside photographs there were random numbers" in str(report)
+    inputs = {
+        "image": random.normal(size=(3, *SHAPE)).astype("float32"),
+        "facts": random.normal(size=(3, 2)).astype("float32"),
+        "shop": np.array([[2], [0], [1]], "int32"),
+    }
+    expected = model.predict(list(inputs.values()), verbose=0)
+    assert difference(loaded(report, format)(inputs), expected) < 1e-4
+    for name in ("facts", "shop"):
+        other = inputs | {name: inputs[name][::-1]}
+        assert difference(loaded(report, format)(other), expected) > 1e-3
+    if format != "saved_model":  # which has other bits
+        with pytest.raises(ValueError, match="what comes in beside the images"):
+            export(model, path, format, "int8", calibration=PICTURES)
+
+
+def test_numbers_of_any_number_beside_an_image(tmp_path):
+    x, row = keras.Input(SHAPE), keras.Input((None, 2))
+    y = layers.Concatenate()([net()(x), layers.GlobalMaxPooling1D()(row)])
+    with pytest.raises(ValueError, match="beside them only what has one shape"):
+        export(keras.Model([x, row], y), tmp_path / "net")
+
+
 def test_names_of_classes_as_outputs(tmp_path):
     names = tf.constant(["cat", "dog"] * 4)
     x = keras.Input(SHAPE)
@@ -420,7 +461,6 @@ def test_scalars_behind_convolutions(tmp_path):
 
 
 def test_a_single_named_output_and_a_list(tmp_path):
-
     x = keras.Input(SHAPE)
     y = net()(x)
     model = keras.Model(x, {"probabilities": layers.Dense(3, "softmax")(y)})
@@ -609,8 +649,8 @@ def test_what_two_pictures_cannot_have(tmp_path, options, message):
 
 
 def test_inputs_that_are_no_pictures(tmp_path):
-    x, y = keras.Input(SHAPE), keras.Input((4,))
-    model = keras.Model([x, y], layers.Concatenate()([net()(x), y]))
+    row = keras.Input((4,))
+    model = keras.Model(row, layers.Dense(2)(row))
     text = keras.Input((4, 4, 3), dtype="string")
     with pytest.raises(ValueError, match=r"must be numbers.*'string'"):
         export(keras.Model(text, text), tmp_path / "text", "onnx")
@@ -627,7 +667,7 @@ def test_inputs_that_are_no_pictures(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             export(keras.Model(inputs, outputs), tmp_path / "names", format)
-    with pytest.raises(ValueError, match="inputs must be images, or as many"):
+    with pytest.raises(ValueError, match="must take images, or as many"):
         export(model, tmp_path / "a")
 
 

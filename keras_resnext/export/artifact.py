@@ -108,9 +108,12 @@ def export(
             channels)`. LiteRT gets one size where they vary: the checkpoint's
             crop, or 224. The input is named `images`; several, as of a network
             that compares pictures, have the names of their `keras.Input`.
-            Outputs are named `outputs`; of several, those in a dictionary
-            have its keys, those in a list `outputs_0`, `outputs_1`...
-            Integers as inputs are levels of 0 to 255.
+            Beside images there may be what has one shape, as the age of a
+            patient: it gets random numbers to compare, and zeros for integers,
+            unless `calibration` has it. Outputs are named `outputs`; of
+            several, those in a dictionary have its keys, those in a list
+            `outputs_0`, `outputs_1`...
+            Integers as images are levels of 0 to 255.
         path: Where to write. `"saved_model"`: the servable's folder, of which
             `path/1/` is the first version. `"openvino"`: a folder, for
             `model.xml` and `model.bin`. Else a file, `.onnx` or `.tflite`. A

@@ -1,5 +1,6 @@
 """Checks what can be exported, and whereto, before anything is done."""
 
+import collections.abc
 import importlib
 import re
 
@@ -7,7 +8,11 @@ import keras
 
 from keras_resnext import copies
 from keras_resnext.export import serving
-from keras_resnext.export.folding import input_names, output_names
+from keras_resnext.export.folding import (
+    input_names,
+    output_names,
+    takes_images,
+)
 from keras_resnext.export.formats import FORMATS
 from keras_resnext.registry import require, require_count
 
@@ -65,6 +70,13 @@ def check_arguments(model, format, precision, calibration, top):
     )
     require_count("Leave it out for 5.", top=top)
     check_model(model, format)
+    named = isinstance(calibration, collections.abc.Mapping)
+    require(
+        precision != "int8" or named or all(map(takes_images, model.inputs)),
+        "int8 needs to know what comes in beside the images",
+        "Pass a dictionary of arrays, all inputs by their names.",
+        calibration=type(calibration).__name__,
+    )
 
 
 def check_model(model, format):
@@ -77,9 +89,11 @@ def check_model(model, format):
         model=type(model).__name__,
     )
     shapes = [tuple(x.shape) for x in model.inputs]
+    others = [x.shape for x in model.inputs if not takes_images(x)]
     require(
-        all(len(s) == 4 or (len(s) == 5 and s[1]) for s in shapes),
-        "The model's inputs must be images, or as many images each",
+        len(others) < len(shapes) and not any(None in s[1:] for s in others),
+        "The model must take images, or as many images each, and beside them "
+        "only what has one shape",
         "Export the part that takes images.",
         input_shapes=shapes,
     )

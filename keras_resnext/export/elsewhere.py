@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from keras_resnext import copies
-from keras_resnext.export import folding
+from keras_resnext.export import folding, preparing
 from keras_resnext.registry import require
 
 
@@ -85,6 +85,8 @@ def _some_inputs(model):
     random = np.random.default_rng(0)
 
     def noise(x):
+        if not folding.takes_images(x):
+            return preparing.drawn(x, 2).astype(x.dtype)
         levels = random.uniform(0, 255, (2, *(n or 64 for n in x.shape[1:])))
         return levels.astype(x.dtype) if "int" in x.dtype else levels / 255
 

@@ -183,6 +183,12 @@ def _cast(given, own):
     return keras.ops.cast(given, own.dtype)
 
 
+def takes_images(x):
+    """Tells whether an input is for an image, or as many in each row."""
+    shape = x.shape
+    return len(shape) == 4 or (len(shape) == 5 and shape[1] is not None)
+
+
 def input_names(model):
     """Names the inputs of a model, in their order.
 

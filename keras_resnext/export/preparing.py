@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_resnext import pillow, preprocessing
-from keras_resnext.export.folding import input_names
+from keras_resnext.export.folding import input_names, takes_images
 from keras_resnext.export.formats import PICTURES, Job
 from keras_resnext.registry import is_line, require, usual
 
@@ -108,7 +108,8 @@ def _classes(model, checkpoint, labels):
 def _side(model, row):
     """Returns the longer side of the images to compare, in pixels."""
     if row is None:
-        return max(n or _SIDE for x in model.inputs for n in x.shape[-3:-1])
+        images = filter(takes_images, model.inputs)
+        return max(n or _SIDE for x in images for n in x.shape[-3:-1])
     *sides, channels = model.inputs[0].shape[-3:]
     require(
         all(side in (None, row.crop) for side in sides)
@@ -194,7 +195,8 @@ def _inputs(model, row, side, max_pixels, pictures):
 def _made(model, row, side, max_pixels, pictures):
     """Returns an array for each input, the pictures' files, and notes."""
     found, folder = _found(pictures)
-    size = max(4 * math.prod(_shape(x, side)) for x in model.inputs)
+    images = list(filter(takes_images, model.inputs))
+    size = max(4 * math.prod(_shape(x, side)) for x in images)
     require(
         size * len(found) <= _MOST,
         f"`calibration` must be {_MOST // size:.0f} pictures of this size at "
@@ -203,15 +205,34 @@ def _made(model, row, side, max_pixels, pictures):
         pictures=len(found),
     )
     made = {}
-    for one in {row_for(x, row) for x in model.inputs}:
+    for one in {row_for(x, row) for x in images}:
         transform = preprocessing.eval_transform(one, max_pixels)
         made[one], files, notes = _transformed(transform, found, folder)
     # Each input gets the picture after the one before it has.
     arrays = [
         _arranged(made[row_for(x, row)], i, _shape(x, side))
+        if takes_images(x)
+        else drawn(x, len(files))
         for i, x in enumerate(model.inputs)
     ]
+    if len(images) < len(arrays):
+        notes += (
+            "Beside photographs there were random numbers, and zeros for "
+            "integers. To compare with others, pass `calibration`, a "
+            "dictionary with all inputs.",
+        )
     return arrays, files, notes
+
+
+def drawn(x, count):
+    """Returns numbers for an input that takes no pictures.
+
+    Zeros for integers, any other of which an embedding may not have.
+    """
+    shape = (count, *x.shape[1:])
+    if "float" not in x.dtype:
+        return np.zeros(shape)
+    return np.random.default_rng(0).normal(size=shape)
 
 
 def _shape(x, side):
