@@ -693,7 +693,6 @@ def test_files_that_would_be_too_large(tmp_path, format):
 @pytest.mark.parametrize("format", ["saved_model", "openvino"])
 def test_large_weights_are_in_no_message(tmp_path, monkeypatch, format):
     """Which is why these two formats have no limit."""
-
     pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
     monkeypatch.setattr(folding, "_MAX_CONSTANTS", 0)
     report = export(net(), tmp_path / "a", format)

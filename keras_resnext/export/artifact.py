@@ -112,8 +112,8 @@ def export(
             patient: it gets random numbers to compare, and zeros for integers,
             unless `calibration` has it. Outputs are named `outputs`; of
             several, those in a dictionary have its keys, those in a list
-            `outputs_0`, `outputs_1`...
-            Integers as images are levels of 0 to 255.
+            `outputs_0`, `outputs_1`... Integers as images are levels of 0 to
+            255.
         path: Where to write. `"saved_model"`: the servable's folder, of which
             `path/1/` is the first version. `"openvino"`: a folder, for
             `model.xml` and `model.bin`. Else a file, `.onnx` or `.tflite`. A

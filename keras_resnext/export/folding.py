@@ -55,9 +55,9 @@ def fold(model, dtype="float32"):
 
     Every batch normalisation that alone follows a convolution or `Dense`
     becomes its kernel and bias, `kernel * s` and `beta - mean * s` with
-    `s = gamma / sqrt(variance + epsilon)`, computed in float64. Grouped
-    convolutions become TensorFlow's operation, never XLA's. What LoRA has
-    learned is added to the kernels.
+    `s = gamma / sqrt(variance + epsilon)`, computed in float64. Layers of
+    grouped convolutions become TensorFlow's operation, never XLA's. What LoRA
+    has learned is added to the kernels.
 
         folded = keras_resnext.export.fold(model)
         scores = folded.predict_on_batch(images)
@@ -289,8 +289,9 @@ def servable(model):
         run = frozen(model, _inlining)
         xla, python = _needs(run)
     if python or xla:
-        kind = "`tf.numpy_function` or `tf.py_function`"
-        kind = kind if python else "`jit_compile=True`, traced before"
+        kind = "`jit_compile=True`, traced before"
+        if python:
+            kind = "`tf.numpy_function` or `tf.py_function`"
         raise NotServable(
             "A model that runs without Python and XLA is required, as runtimes "
             f"have neither. Received: model={model.name!r} with "
