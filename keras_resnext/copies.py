@@ -5,6 +5,8 @@ and weights are all it has. That holds for Keras's layers and ours, but for
 the few named here; of any other nobody knows, and it is used as it is.
 """
 
+import contextlib
+
 import keras
 
 from keras_resnext.registry import require
@@ -237,6 +239,31 @@ def recast_inside(op, dtype):
     new.build_from_config(op.get_build_config())
     new.set_weights(op.get_weights())
     return new
+
+
+def mixed(model):
+    """Lists the layers of a model, and inside of them, of mixed precision."""
+    return [
+        layer
+        for layer in model._flatten_layers()
+        if layer.dtype_policy.name.startswith("mixed_")
+    ]
+
+
+@contextlib.contextmanager
+def in_float32(model):
+    """Has what a model has of mixed precision compute in float32 meanwhile.
+
+    For the layers that `recast` leaves, which cannot be made anew.
+    """
+    policies = [(layer, layer.dtype_policy) for layer in mixed(model)]
+    try:
+        for layer, _ in policies:
+            layer.dtype_policy = "float32"
+        yield
+    finally:
+        for layer, policy in policies:
+            layer.dtype_policy = policy
 
 
 def _is_told_by_names(layer):

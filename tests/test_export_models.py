@@ -570,15 +570,25 @@ def test_nets_inside_nets(tmp_path, build):
     assert report.max_difference < 1e-5 and report.agreement > 0.8
 
 
-def test_mixed_precision(tmp_path):
+@pytest.mark.parametrize("format", FORMAT_PACKAGES)
+@pytest.mark.parametrize("own", [False, True])
+def test_mixed_precision(tmp_path, own, format):
     """A net that computes in bfloat16 is exported with all its digits."""
+    pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = net(include_top=True, pooling=None, classes=10)
+        model = net(pooling=None)
+        y = Own()(model.output) if own else model.output
+        model = keras.Model(model.input, layers.GlobalMaxPooling2D()(y))
     finally:
         keras.config.set_dtype_policy("float32")
-    report = export(model, tmp_path / "a")
-    assert report.precision == "float32"
+    types = [layer.compute_dtype for layer in model._flatten_layers()]
+    before = model.predict(PIXELS, verbose=0)
+    report = export(model, tmp_path / FORMATS[format].file, format)
+    assert report.precision == "float32" and report.max_difference < 1e-4
+    # It is the model's own layer that was lent another type.
+    assert [x.compute_dtype for x in model._flatten_layers()] == types
+    np.testing.assert_array_equal(model.predict(PIXELS, verbose=0), before)
 
 
 def compared(dtype="float32", free=False):

@@ -27,9 +27,13 @@ def expected(model, inputs):
     model = copies.recast(model, "float32")
     structure = copies.graph(model).input
     inputs = keras.tree.pack_sequence_as(structure, list(inputs.values()))
-    if type(model).predict_step is not keras.Model.predict_step:
-        model = wrapped(model)  # a detector's decodes what is not exported
-    outputs = model.predict(inputs, batch_size=_AT_ONCE, verbose=0)
+    # A detector's decodes what is not exported; and a model must not keep what
+    # was traced of its layers in another type.
+    own = type(model).predict_step is not keras.Model.predict_step
+    if own or copies.mixed(model):
+        model = wrapped(model)
+    with copies.in_float32(model):
+        outputs = model.predict(inputs, batch_size=_AT_ONCE, verbose=0)
     outputs = [
         y if y.dtype.kind in "iubSO" else y.astype("float32")  # O are strings
         for y in map(np.asarray, keras.tree.flatten(outputs))

@@ -251,7 +251,7 @@ def frozen(model, context=contextlib.nullcontext):
             for x, spec in zip(images, specs, strict=True)
         ]
         images = keras.tree.pack_sequence_as(model.input, images)
-        with context():
+        with context(), copies.in_float32(model):
             if not small:
                 outputs = model(images, training=False)
             else:
