@@ -1,7 +1,6 @@
 """Fills models with weights: reads the file, maps its names, assigns."""
 
 import dataclasses
-import functools
 import pathlib
 import re
 
@@ -300,8 +299,8 @@ def _renamed_from_stacks(arrays):
         layer = re.sub("^shortcut_", "0_", match["layer"]).replace("_GC_", "_")
         return f"conv{stage + 2}_block{block + 1}_{layer}"
 
-    renamed = functools.partial(_STACK_NAME.sub, ours)
-    return {renamed(name): array for name, array in arrays.items()}
+    names = [_STACK_NAME.sub(ours, name) for name in arrays]
+    return dict(zip(names, arrays.values(), strict=True))
 
 
 def _keras_axes(array):
