@@ -101,6 +101,23 @@ LIBRARIES = {
         _LUA,
         "10.1",
     ),
+    "hysts": (
+        ("conv", "bn"),
+        lambda stage, block: f"stage{stage + 1}.block{block + 1}",
+        (*BLOCK[:6], "shortcut.conv", "shortcut.bn"),
+        "fc",
+    ),
+    "classyvision": (
+        ("initial_block._module.0", "initial_block._module.1"),
+        lambda stage, block: f"blocks.{stage}.block{stage}-{block}",
+        (
+            *("convolutional_block.0", "convolutional_block.1"),
+            *("convolutional_block.3", "convolutional_block.4"),
+            *("convolutional_block.6", "bn", "downsample.0", "downsample.1"),
+            *("se.excitation.0", "se.excitation.2"),
+        ),
+        "fc",
+    ),
     "nvidia": (
         STEM,
         lambda stage, block: f"layers.{stage}.{block}",

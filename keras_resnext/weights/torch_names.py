@@ -161,6 +161,23 @@ _LIBRARIES = (
             *("1.0", "1.1"),
         ),
     ),
+    _Library(  # https://github.com/hysts/pytorch_image_classification
+        _block(r"stage(\d)\.block(\d{1,3})"),
+        (1, 1),
+        {"conv": "conv1", "bn": "bn1"},
+        {"shortcut.conv": "downsample.0", "shortcut.bn": "downsample.1"},
+    ),
+    # https://github.com/facebookresearch/ClassyVision, its bottlenecks
+    _Library(
+        _block(r"blocks\.(\d)\.block\d-(\d{1,3})"),
+        (0, 0),
+        {"initial_block._module.0": "conv1", "initial_block._module.1": "bn1"},
+        _layers(
+            *(f"convolutional_block.{i}" for i in (0, 1, 3, 4, 6)),
+            *("bn", "downsample.0", "downsample.1"),
+            *("se.excitation.0", "se.excitation.2"),
+        ),
+    ),
     _Library(  # https://github.com/NVIDIA/DeepLearningExamples
         _block(r"layers\.(\d)\.(\d{1,3})"),
         (0, 0),
