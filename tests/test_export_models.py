@@ -307,16 +307,32 @@ def test_numbers_of_any_number_beside_an_image(tmp_path):
         export(keras.Model([x, row], y), tmp_path / "net")
 
 
-def test_names_of_classes_as_outputs(tmp_path):
-    names = tf.constant(["cat", "dog"] * 4)
+@pytest.mark.parametrize("format", FORMAT_PACKAGES)
+def test_names_of_classes_as_outputs(tmp_path, format):
+    pytest.importorskip(FORMAT_PACKAGES[format], reason="a runtime is missing")
+    names = tf.constant(["Löwe", "fox"] * 4)
     x = keras.Input(SHAPE)
     y = layers.Conv2D(8, 16)(x)
     name = layers.Lambda(
         lambda y: tf.gather(names, tf.argmax(y[:, 0, 0], -1)), output_shape=()
     )(y)
-    report = export(keras.Model(x, [y, name]), tmp_path / "net")
-    answer = loaded(report, "saved_model")(PIXELS)
-    assert answer["outputs_1"][0] in (b"cat", b"dog")
+    model = keras.Model(x, [y, name])
+    report = export(model, tmp_path / f"net{FORMATS[format].ending}", format)
+    answer = loaded(report, format)(PIXELS)["outputs_1"][0]
+    answer = answer.encode() if isinstance(answer, str) else answer
+    assert answer in ("Löwe".encode(), b"fox")
+
+
+def test_tables_in_onnx(tmp_path):
+    pytest.importorskip("tf2onnx", reason="a runtime is missing")
+    x = keras.Input(SHAPE)
+    kind = keras.Input((1,), dtype="int64")
+    index = layers.IntegerLookup(vocabulary=[7, 9])(kind)
+    y = layers.Embedding(3, 256)(index)[:, 0]
+    model = keras.Model([x, kind], layers.Dot(1)([net()(x), y]))
+    with pytest.raises(ValueError, match="takes no tables"):
+        export(model, tmp_path / "net.onnx", "onnx")
+    assert export(model, tmp_path / "net").agreement == 1
 
 
 def test_a_layer_that_must_know_the_size(tmp_path):

@@ -54,7 +54,7 @@ def compare(job, runtime, outputs, expected, tolerance):
     names = output_names(job.model)
     if not isinstance(outputs, dict):
         outputs = dict.fromkeys(names, outputs)
-    outputs = [np.asarray(outputs[name]) for name in names]
+    outputs = [_bytes(np.asarray(outputs[name])) for name in names]
     # Eight bits have no logits: the steps of a probability are 1/256.
     compared = np.asarray if job.precision == "int8" else _logits
     # NumPy's maximum keeps a NaN, which Python's loses.
@@ -134,6 +134,14 @@ def latency(run, inputs):
         run(first)
         times.append(1000 * (time.perf_counter() - start))
     return statistics.median(times[2:])
+
+
+def _bytes(outputs):
+    """Encodes the strings of runtimes that decode them; TensorFlow does not."""
+    if outputs.dtype.kind not in "OU":
+        return outputs
+    encoded = [y.encode() if isinstance(y, str) else y for y in outputs.flat]
+    return np.array(encoded, object).reshape(outputs.shape)
 
 
 def _difference(outputs, expected, compared):

@@ -332,6 +332,8 @@ def _closed(run):
     constant = convert_to_constants.convert_variables_to_constants_v2(
         concrete, lower_control_flow=False
     )
+    if len(constant.inputs) > len(run.input_signature):
+        raise ValueError("tf2onnx takes no tables, as of `StringLookup`")
     names = sorted(concrete.structured_outputs)  # as tf.nest has them
 
     @tf.function(input_signature=run.input_signature)
