@@ -1239,16 +1239,6 @@ class TestStructure:
             {"conv2_block1_2_conv/kernel": (3, 3)},
             {"conv2_block7_2_conv/kernel": (3, 3, 4, 8)},
             {"conv9_block1_2_conv/kernel": (3, 3, 4, 8)},
-            {  # stages of as many channels
-                "conv2_block1_2_conv/kernel": (3, 3, 8, 8),
-                "conv3_block1_2_conv/kernel": (3, 3, 8, 8),
-            },
-            {
-                "conv2_block1_2_conv/kernel": (3, 3, 4, 8),
-                "conv2_block1_3_conv/kernel": (1, 1, 8, 16),
-                "conv3_block1_2_conv/kernel": (3, 3, 8, 16),
-                "conv3_block1_3_conv/kernel": (1, 1, 16, 64),
-            },
         ],
     )
     def test_of_what_is_no_network(self, shapes):

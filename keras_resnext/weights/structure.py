@@ -42,17 +42,12 @@ def describe(shapes):
         return {}
     if sorted(depths) != list(range(2, len(depths) + 2)):
         return {}
-    deep = len(depths) - 1
-    last = _kernel(shapes, "conv2_block1_3_conv")
-    end = _kernel(shapes, f"conv{deep + 2}_block1_{3 if last else 2}_conv")
-    if end and end[3] != (last or middle)[3] << deep:
-        return {}  # its stages do not double their channels
     facts = {
         "depths": tuple(depths[stage] for stage in sorted(depths)),
         "squeeze_excite": "conv2_block1_se_reduce/kernel" in shapes,
     }
-    if last:
-        planes = last[3] // 4
+    if last := _kernel(shapes, "conv2_block1_3_conv"):
+        planes, deep = last[3] // 4, len(depths) - 1
         facts |= {"block": "bottleneck", "groups": middle[3] // middle[2]}
         # Rounded down in each stage, least of all in the deepest.
         kernel = _kernel(shapes, f"conv{deep + 2}_block1_2_conv") or middle
